@@ -1,0 +1,54 @@
+# `make` lists the targets. demo, test, bench, lint and build run in .venv, which the first of them
+# makes; gpu runs in the Python at hand. Variables: PYTHON, MAX_JOBS, and those of setup.py.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.installed
+PY := $(VENV)/bin/python
+CXX_FILES = find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
+
+.PHONY: help demo test bench lint format build gpu clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
+
+demo: build  ## train small models and plot the results into runs/demo
+	$(PY) -m torchcalc demo --out runs/demo
+
+# With nvcc at hand the CUDA kernels are compiled even where torch has no CUDA to run them.
+test: export TORCHCALC_CUDA ?= $(if $(shell command -v nvcc),1)
+test: build  ## build and run all tests (those marked cuda need a GPU)
+	$(PY) -m pytest
+
+bench: build  ## compare with eager PyTorch and torch.compile
+	$(PY) -m benchmarks
+
+lint: $(READY)  ## check format, style and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(CXX_FILES) | xargs $(VENV)/bin/clang-format --dry-run -Werror
+	$(VENV)/bin/mypy --strict torchcalc
+
+format: $(READY)  ## rewrite the sources in the project's format
+	$(VENV)/bin/ruff check --fix-only
+	$(VENV)/bin/ruff format
+	$(CXX_FILES) | xargs $(VENV)/bin/clang-format -i
+
+build: $(READY)  ## compile the kernels into torchcalc/, only what has changed
+	$(PY) setup.py --quiet build_ext --inplace
+
+gpu:  ## on a GPU machine: build, test and measure with its own torch; downloads nothing
+	TORCHCALC_CUDA=1 $(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m pytest
+	$(PYTHON) -m benchmarks
+
+clean:  ## remove everything that make has made
+	rm -rf $(VENV) build dist runs *.egg-info torchcalc/*.so
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The last line's file says that the lines before it went well.
+$(READY): requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,139 @@
+#include "ops/linear_act.h"
+
+#include "cpu/parallel.h"
+
+namespace torchcalc::cpu {
+namespace {
+
+// A matrix cut into tiles of at most kSegment elements that are contiguous in memory: whole rows
+// where they are short, pieces of one row where they are long.
+struct Tiling {
+  int64_t rows, cols, tile_rows, tile_cols;
+
+  Tiling(int64_t rows, int64_t cols)
+      : rows(rows),
+        cols(cols),
+        tile_rows(std::max<int64_t>(1, kSegment / cols)),
+        tile_cols(std::min(cols, kSegment)) {}
+
+  // f(row, tile rows, col, tile cols) over the tiles of rows [begin, end).
+  template <class F>
+  void for_each(int64_t begin, int64_t end, int64_t col_begin, int64_t col_end, F f) const {
+    for (int64_t row = begin; row < end; row += tile_rows) {
+      for (int64_t col = col_begin; col < col_end; col += tile_cols) {
+        f(row, std::min(tile_rows, end - row), col, std::min(tile_cols, col_end - col));
+      }
+    }
+  }
+};
+
+template <class Act, class T>
+void epilogue_rows(const EpilogueArgs<T>& args, int64_t begin, int64_t end) {
+  using Op = opmath_t<T>;
+  alignas(64) Op v[kSegment];
+  Mask mask(args.seed, args.threshold);
+  const Op scale = static_cast<Op>(mask.dropout_scale());
+  const Tiling tiling(args.rows, args.cols);
+  tiling.for_each(begin, end, 0, args.cols, [&](int64_t row, int64_t rows, int64_t col, int64_t cols) {
+    const int64_t i = row * args.cols + col;
+    const int64_t n = rows * cols;
+    load(v, args.z + i, n);
+    if (args.bias) {
+      for (int64_t r = 0; r < rows; ++r) add(v + r * cols, args.bias + col, cols);
+    }
+    if (args.keep_z) store(args.z + i, v, n);
+    activate<Act>(v, n);
+    if (args.a) store(args.a + i, v, n);
+    if (mask.drops()) mask.apply(v, scale, i, n);
+    if (args.residual) add(v, args.residual + i, n);
+    store(args.y + i, v, n);
+  });
+}
+
+template <class Act, int Order, class T, class Op>
+void act_grad_chunk(const ActGradArgs<T, Op>& args, Mask& mask, int64_t chunk, int64_t col_begin,
+                    int64_t col_end) {
+  alignas(64) Op g[kSegment];
+  alignas(64) Op u[kSegment] = {};
+  Op* sums = args.partial ? args.partial + chunk * args.cols : nullptr;
+  if (sums) std::fill(sums + col_begin, sums + col_end, Op(0));
+  const int64_t begin = chunk * kRowsPerChunk, end = std::min(begin + kRowsPerChunk, args.rows);
+  const Tiling tiling(args.rows, args.cols);
+  tiling.for_each(begin, end, col_begin, col_end, [&](int64_t row, int64_t rows, int64_t col, int64_t cols) {
+    const int64_t i = row * args.cols + col;
+    const int64_t n = rows * cols;
+    load(g, args.grad + i, n);
+    if (args.saved) load(u, args.saved + i, n);
+    if (args.saved_scale != Op(1)) scale(u, args.saved_scale, n);
+    derive<Act, Order>(g, u, n);
+    if (mask.drops()) mask.apply(g, args.factor, i, n);
+    store(args.dz + i, g, n);
+    if (sums) {
+      for (int64_t r = 0; r < rows; ++r) add<Op>(sums + col, g + r * cols, cols);
+    }
+  });
+}
+
+template <class T, class Op>
+void sum_chunks(const ActGradArgs<T, Op>& args) {
+  const int64_t chunks = row_chunks(args.rows);
+  torch::stable::parallel_for(0, ceil_div(args.cols, kSegment), 1, [&](int64_t first, int64_t last) {
+    alignas(64) Op total[kSegment];
+    for (int64_t s = first; s < last; ++s) {
+      const int64_t col = s * kSegment, n = std::min(kSegment, args.cols - col);
+      std::fill(total, total + n, Op(0));
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        add<Op>(total, args.partial + chunk * args.cols + col, n);
+      }
+      store(args.dbias + col, total, n);
+    }
+  });
+}
+
+struct Cpu {
+  using Guard = NoGuard;
+
+  // Blocks this high are no slower as GEMMs than the whole, and their product stays in cache.
+  static int64_t block_rows(int64_t) { return 512; }
+
+  template <class T>
+  static void epilogue(math::Activation activation, const EpilogueArgs<T>& args, int64_t begin,
+                       int64_t end) {
+    math::dispatch_activation(activation, [&]<class Act>(Act) {
+      const int64_t grain = ceil_div(kGrain, args.cols);
+      torch::stable::parallel_for(begin, end, grain, [&](int64_t first, int64_t last) {
+        epilogue_rows<Act>(args, first, last);
+      });
+    });
+  }
+
+  template <class T, class Op>
+  static void act_grad(math::Activation activation, int64_t order, const ActGradArgs<T, Op>& args) {
+    math::dispatch_activation(activation, [&]<class Act>(Act) {
+      dispatch_bool(order == 1, [&](auto first_order) {
+        // Tasks are chunks of rows by segments of columns, so that short and wide inputs split too.
+        const int64_t columns = ceil_div(args.cols, kSegment);
+        const int64_t grain =
+            ceil_div(kGrain, kRowsPerChunk * std::min(args.cols, kSegment));
+        torch::stable::parallel_for(
+            0, row_chunks(args.rows) * columns, grain, [&](int64_t first, int64_t last) {
+              Mask mask(args.seed, args.threshold);
+              for (int64_t task = first; task < last; ++task) {
+                const int64_t col = task % columns * kSegment;
+                act_grad_chunk<Act, first_order ? 1 : 2>(args, mask, task / columns, col,
+                                                         std::min(col + kSegment, args.cols));
+              }
+            });
+      });
+    });
+    if (args.dbias) sum_chunks(args);
+  }
+};
+
+}  // namespace
+}  // namespace torchcalc::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(torchcalc, CPU, m) {
+  m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cpu::Cpu>));
+  m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cpu::Cpu>));
+}

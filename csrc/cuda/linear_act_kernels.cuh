@@ -1,0 +1,148 @@
+#pragma once
+
+#include <algorithm>
+#include <bit>
+
+#include "cuda/octet.cuh"
+#include "cuda/reduce.cuh"
+#include "ops/args.h"
+
+namespace torchcalc::cuda {
+
+// v += bias, for an octet of the row-major matrix that may run on into the next rows.
+template <class T>
+__device__ void add_bias(Values<opmath_t<T>>& v, const T* bias, int64_t begin, int64_t cols) {
+  Values<opmath_t<T>> b;
+  int64_t col = begin % cols;
+  if (col + kOctet <= cols) {
+    load(b, bias + col, kOctet);
+  } else {
+    TC_UNROLL
+    for (int j = 0; j < kOctet; ++j) {
+      b[j] = static_cast<opmath_t<T>>(bias[col]);
+      col = col + 1 == cols ? 0 : col + 1;
+    }
+  }
+  add(v, b);
+}
+
+// One octet of the flat matrix for each thread.
+template <class Act, class T>
+__global__ void __launch_bounds__(kThreads)
+    epilogue_kernel(EpilogueArgs<T> args, opmath_t<T> scale) {
+  const Octet at = thread_octet(args.rows * args.cols);
+  if (at.n == 0) return;
+  Values<opmath_t<T>> v;
+  load(v, args.z + at.begin, at.n);
+  if (args.bias) add_bias(v, args.bias, at.begin, args.cols);
+  if (args.keep_z) store(args.z + at.begin, v, at.n);
+  TC_UNROLL
+  for (int j = 0; j < kOctet; ++j) v[j] = Act::value(v[j]);
+  if (args.a) store(args.a + at.begin, v, at.n);
+  if (args.threshold > 0) drop(v, kept_of_octet(args.seed, at, args.threshold), scale);
+  if (args.residual) {
+    Values<opmath_t<T>> residual;
+    load(residual, args.residual + at.begin, at.n);
+    add(v, residual);
+  }
+  store(args.y + at.begin, v, at.n);
+}
+
+// dz of one octet: stored, and left in v.
+template <class Act, class T, class Op>
+__device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, int order, Octet at) {
+  Values<Op> u = {};
+  load(v, args.grad + at.begin, at.n);
+  if (args.saved) load(u, args.saved + at.begin, at.n);
+  TC_UNROLL
+  for (int j = 0; j < kOctet; ++j) {
+    const Op scaled = args.saved_scale * u[j];
+    v[j] = order == 1 ? Act::template d<1>(v[j], scaled) : Act::template d<2>(v[j], scaled);
+  }
+  if (args.threshold > 0) drop(v, kept_of_octet(args.seed, at, args.threshold), args.factor);
+  store(args.dz + at.begin, v, at.n);
+}
+
+// One octet of the flat matrix for each thread.
+template <class Act, class T, class Op>
+__global__ void __launch_bounds__(kThreads) act_grad_kernel(ActGradArgs<T, Op> args, int order) {
+  const Octet at = thread_octet(args.rows * args.cols);
+  if (at.n == 0) return;
+  Values<Op> v;
+  act_grad_octet<Act>(v, args, order, at);
+}
+
+// A block does one chunk of rows and 8 blockDim.x columns of it: a thread holds an octet of columns
+// and goes down the rows, and the block's partial sums of dbias go to args.partial.
+template <class Act, class T, class Op>
+__global__ void __launch_bounds__(kThreads) act_bias_grad_kernel(ActGradArgs<T, Op> args, int order) {
+  const int64_t block_cols = int64_t{kOctet} * blockDim.x;
+  const int64_t blocks_across = ceil_div(args.cols, block_cols);
+  const int64_t chunk = blockIdx.x / blocks_across;
+  const int64_t first_col = blockIdx.x % blocks_across * block_cols;
+  const Octet cols = octet_at(first_col + kOctet * threadIdx.x, args.cols);
+  const int64_t begin = chunk * kRowsPerChunk;
+  const int64_t end = std::min(begin + kRowsPerChunk, args.rows);
+  Values<Op> sums = {};
+  if (cols.n > 0) {
+    for (int64_t row = begin + threadIdx.y; row < end; row += blockDim.y) {
+      Values<Op> v;
+      act_grad_octet<Act>(v, args, order, {row * args.cols + cols.begin, cols.n});
+      add(sums, v);
+    }
+  }
+  const Op total = sum_over_rows(sums);
+  const int64_t thread = threadIdx.x + blockDim.x * threadIdx.y;
+  if (thread < block_cols && first_col + thread < args.cols) {
+    args.partial[chunk * args.cols + first_col + thread] = total;
+  }
+}
+
+// dbias = partial summed over chunks: a thread for each column and every blockDim.y-th chunk.
+template <class T, class Op>
+__global__ void __launch_bounds__(kThreads) sum_chunks_kernel(ActGradArgs<T, Op> args) {
+  const int64_t chunks = row_chunks(args.rows);
+  const int64_t first_col = int64_t{blockIdx.x} * blockDim.x;
+  const int64_t col = first_col + threadIdx.x;
+  Op sum[1] = {};
+  if (col < args.cols) {
+    for (int64_t chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y) {
+      sum[0] += args.partial[chunk * args.cols + col];
+    }
+  }
+  const Op total = sum_over_rows(sum);
+  if (threadIdx.y == 0 && col < args.cols) args.dbias[col] = static_cast<T>(total);
+}
+
+template <class T>
+void epilogue(math::Activation activation, const EpilogueArgs<T>& args, cudaStream_t stream) {
+  math::dispatch_activation(activation, [&]<class Act>(Act) {
+    launch(epilogue_kernel<Act, T>, octet_blocks(args.rows * args.cols), kThreads, stream, args,
+           static_cast<opmath_t<T>>(math::dropout_scale(args.threshold)));
+  });
+}
+
+template <class T, class Op>
+void act_grad(math::Activation activation, int64_t order, const ActGradArgs<T, Op>& args,
+              cudaStream_t stream) {
+  // Eight octets of bf16 are a cache line; where the matrix is narrower, threads go to more rows.
+  constexpr int64_t kLine = 8;
+  const auto octets = static_cast<unsigned>(std::min(ceil_div(args.cols, kOctet), kLine));
+  const unsigned across = std::bit_ceil(octets);
+  const dim3 block(across, std::min<unsigned>(kThreads / across, kRowsPerChunk));
+  math::dispatch_activation(activation, [&]<class Act>(Act) {
+    if (args.dbias) {
+      const int64_t blocks = row_chunks(args.rows) * ceil_div(args.cols, int64_t{kOctet} * across);
+      launch(act_bias_grad_kernel<Act, T, Op>, blocks, block, stream, args, static_cast<int>(order));
+    } else {
+      launch(act_grad_kernel<Act, T, Op>, octet_blocks(args.rows * args.cols), kThreads, stream,
+             args, static_cast<int>(order));
+    }
+  });
+  if (args.dbias) {
+    launch(sum_chunks_kernel<T, Op>, ceil_div(args.cols, kLine), dim3(kLine, kThreads / kLine),
+           stream, args);
+  }
+}
+
+}  // namespace torchcalc::cuda

@@ -1,0 +1,31 @@
+#include "ops/optim.h"
+
+#include "cuda/optim_kernels.cuh"
+#include "cuda/device.h"
+
+namespace torchcalc::cuda {
+namespace {
+
+struct Cuda {
+  using Guard = DeviceGuard;
+
+  template <class T>
+  static void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options,
+                  const Tensor&) {
+    cuda::sgd(tensors, options, current_stream());
+  }
+
+  template <class T>
+  static void adamw(const std::vector<OptimTensor<T>>& tensors, const AdamWOptions& options,
+                    const Tensor&) {
+    cuda::adamw(tensors, options, current_stream());
+  }
+};
+
+}  // namespace
+}  // namespace torchcalc::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
+  m.impl("sgd_step", TORCH_BOX(&torchcalc::sgd_step<torchcalc::cuda::Cuda>));
+  m.impl("adamw_step", TORCH_BOX(&torchcalc::adamw_step<torchcalc::cuda::Cuda>));
+}

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "cuda/octet.cuh"
+#include "ops/args.h"
+
+// Steps of many tensors at once. Tensors go to the GPU in batches, as kernel arguments: no copy to
+// the device and no synchronisation, so that a step can be captured in a CUDA graph.
+namespace torchcalc::cuda {
+
+// Elements that a block updates: enough to make up for finding its tensor and making its rule.
+constexpr int64_t kBlockElements = 16384;
+
+template <class T>
+struct OptimBatch {
+  static constexpr int kTensors = 64;
+  OptimTensor<T> tensors[kTensors];
+  int64_t first_block[kTensors + 1];  // of each tensor, and the number of all blocks
+  int count;
+};
+// What a kernel may take as arguments on every GPU is 4 KB.
+static_assert(sizeof(OptimBatch<double>) + sizeof(AdamWOptions) <= 4096);
+
+// f(batch) over batches of the tensors.
+template <class T, class F>
+void for_each_batch(const std::vector<OptimTensor<T>>& tensors, F f) {
+  for (size_t begin = 0; begin < tensors.size(); begin += OptimBatch<T>::kTensors) {
+    OptimBatch<T> batch;
+    batch.count =
+        static_cast<int>(std::min<size_t>(OptimBatch<T>::kTensors, tensors.size() - begin));
+    batch.first_block[0] = 0;
+    for (int k = 0; k < batch.count; ++k) {
+      batch.tensors[k] = tensors[begin + k];
+      batch.first_block[k + 1] =
+          batch.first_block[k] + ceil_div(batch.tensors[k].n, kBlockElements);
+    }
+    f(batch);
+  }
+}
+
+// The number of the tensor that this block works on: the last that begins at or before it.
+template <class T>
+__device__ int block_tensor(const OptimBatch<T>& batch) {
+  int k = 0, end = batch.count;
+  while (end - k > 1) {
+    const int middle = (k + end) / 2;
+    (batch.first_block[middle] <= blockIdx.x ? k : end) = middle;
+  }
+  return k;
+}
+
+// f(octet) over this thread's octets of tensor k.
+template <class T, class F>
+__device__ void for_each_octet(const OptimBatch<T>& batch, int k, F f) {
+  const int64_t begin = (blockIdx.x - batch.first_block[k]) * kBlockElements;
+  const int64_t end = std::min(begin + kBlockElements, batch.tensors[k].n);
+  for (int64_t i = begin + kOctet * threadIdx.x; i < end; i += int64_t{kOctet} * blockDim.x) {
+    f(octet_at(i, end));
+  }
+}
+
+template <class T, class Rule>
+__global__ void __launch_bounds__(kThreads)
+    sgd_kernel(const __grid_constant__ OptimBatch<T> batch, Rule rule) {
+  using Op = opmath_t<T>;
+  const int k = block_tensor(batch);
+  const OptimTensor<T> t = batch.tensors[k];
+  for_each_octet(batch, k, [&](Octet at) {
+    Values<Op> param, grad, buffer = {};
+    load(param, t.param + at.begin, at.n);
+    load(grad, t.grad + at.begin, at.n);
+    if (t.state1) load(buffer, t.state1 + at.begin, at.n);
+    TC_UNROLL
+    for (int j = 0; j < kOctet; ++j) param[j] = rule(param[j], grad[j], buffer[j]);
+    store(t.param + at.begin, param, at.n);
+    if (t.state1) store(t.state1 + at.begin, buffer, at.n);
+  });
+}
+
+template <class T>
+__global__ void increment_steps_kernel(const __grid_constant__ OptimBatch<T> batch) {
+  if (static_cast<int>(threadIdx.x) < batch.count) *batch.tensors[threadIdx.x].step += 1;
+}
+
+template <class T, bool Penalised>
+__global__ void __launch_bounds__(kThreads)
+    adamw_kernel(const __grid_constant__ OptimBatch<T> batch, AdamWOptions options) {
+  using Op = opmath_t<T>;
+  const int k = block_tensor(batch);
+  const OptimTensor<T> t = batch.tensors[k];
+  // Two double-precision powers: too dear for every thread.
+  __shared__ math::AdamWRule<Op, Penalised> shared_rule;
+  if (threadIdx.x == 0) shared_rule = options.rule<Op, Penalised>(*t.step);
+  __syncthreads();
+  const auto rule = shared_rule;
+  for_each_octet(batch, k, [&](Octet at) {
+    Values<Op> param, grad, m, v;
+    load(param, t.param + at.begin, at.n);
+    load(grad, t.grad + at.begin, at.n);
+    load(m, t.state1 + at.begin, at.n);
+    load(v, t.state2 + at.begin, at.n);
+    TC_UNROLL
+    for (int j = 0; j < kOctet; ++j) param[j] = rule(param[j], grad[j], m[j], v[j]);
+    store(t.param + at.begin, param, at.n);
+    store(t.state1 + at.begin, m, at.n);
+    store(t.state2 + at.begin, v, at.n);
+  });
+}
+
+template <class T>
+void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options,
+         cudaStream_t stream) {
+  dispatch_bool(options.momentum != 0, [&](auto momentum) {
+    dispatch_bool(options.l1 != 0 || options.l2 != 0, [&](auto penalised) {
+      const auto rule = options.rule<opmath_t<T>, momentum, penalised>();
+      for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
+        launch(sgd_kernel<T, decltype(options.rule<opmath_t<T>, momentum, penalised>())>,
+               batch.first_block[batch.count], kThreads, stream, batch, rule);
+      });
+    });
+  });
+}
+
+template <class T>
+void adamw(const std::vector<OptimTensor<T>>& tensors, const AdamWOptions& options,
+           cudaStream_t stream) {
+  dispatch_bool(options.l1 != 0 || options.l2 != 0, [&](auto penalised) {
+    for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
+      launch(increment_steps_kernel<T>, 1, OptimBatch<T>::kTensors, stream, batch);
+      launch(adamw_kernel<T, penalised>, batch.first_block[batch.count], kThreads, stream, batch,
+             options);
+    });
+  });
+}
+
+}  // namespace torchcalc::cuda

@@ -1,0 +1,84 @@
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/library.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "common/macros.h"
+#include "math/philox.h"
+
+// The table of contents of the native side. Conventions: `activation`, `saved` and the tensors kept
+// for backward are those of math/activations.h and ops/args.h; `threshold` and `seed` those of
+// math/philox.h. Only torchcalc/ops calls these; torchcalc.functional is the public face.
+STABLE_TORCH_LIBRARY(torchcalc, m) {
+  m.def(
+      "linear_act(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? seed, "
+      "int activation, int threshold, int saved) -> (Tensor y, Tensor kept)");
+  m.def(
+      "act_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, int order, "
+      "int threshold, int saved_kind, bool bias_grad) -> (Tensor dz, Tensor dbias)");
+  m.def("dropout(Tensor x, Tensor seed, int threshold) -> Tensor");
+  m.def("dropout_mask(int[] shape, Tensor seed, int threshold) -> Tensor");
+  m.def("prox(Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) -> Tensor");
+  m.def(
+      "prox_grad(Tensor grad, Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) "
+      "-> (Tensor dx, Tensor dl1, Tensor dl2)");
+  m.def(
+      "prox_grad_grad(Tensor? cx, Tensor? c1, Tensor? c2, Tensor grad, Tensor x, Tensor? l1, "
+      "Tensor? l2, float l1_value, float l2_value) "
+      "-> (Tensor dgrad, Tensor dx, Tensor dl1, Tensor dl2)");
+  m.def(
+      "sgd_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, float lr, "
+      "float momentum, float dampening, float weight_decay, bool nesterov, bool maximize, "
+      "bool first_step, float l1, float l2) -> ()");
+  m.def(
+      "adamw_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
+      "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, float lr, float beta1, float beta2, float eps, "
+      "float weight_decay, bool maximize, float l1, float l2, bool adaptive) -> ()");
+}
+
+namespace {
+
+namespace py = pybind11;
+
+// What the library was built with.
+py::dict build_info() {
+  using py::literals::operator""_a;
+  return py::dict("version"_a = TORCHCALC_VERSION, "compiler"_a = __VERSION__,
+                  "torch_abi_target"_a = "2.10", "cuda_archs"_a = TORCHCALC_CUDA_ARCHS);
+}
+
+// The instruction set that the kernels' SIMD clones run on, of those they were compiled for.
+std::string cpu_capability() {
+#if TC_HAS_SIMD_CLONES
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4 (AVX-512)";
+  if (__builtin_cpu_supports("x86-64-v3")) return "x86-64-v3 (AVX2)";
+  return "x86-64";
+#else
+  return "baseline";
+#endif
+}
+
+using Words = py::array_t<uint32_t, py::array::c_style | py::array::forcecast>;
+
+// Philox4x32-10 of counter [4] and key [2]: lets tests compare with published known answers.
+Words philox4x32(const Words& counter, const Words& key) {
+  if (counter.size() != 4 || key.size() != 2) {
+    throw std::invalid_argument("philox4x32: counter has 4 words and key has 2");
+  }
+  const uint32_t* c = counter.data();
+  const auto words =
+      torchcalc::math::philox4x32_10({{c[0], c[1], c[2], c[3]}}, key.data()[0], key.data()[1]);
+  return Words(4, words.w);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "torchcalc's native kernels; importing it registers torch.ops.torchcalc.";
+  m.def("build_info", &build_info);
+  m.def("cpu_capability", &cpu_capability);
+  m.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"));
+}

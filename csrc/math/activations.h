@@ -1,0 +1,148 @@
+#pragma once
+
+#include <cstdint>
+
+#include "math/elementary.h"
+
+// Activations a = f(z) and their derivatives.
+//
+// A functor has value(z) = f(z) and d<Order>(c, u) = c * F_Order(u). Where kFromOutput is false, u is
+// the pre-activation z, F_1 = f'(z) and F_2 = f''(z). Where it is true the derivative can be told
+// from the output alone: u is a, F_1(a) = f'(z) and F_2 = dF_1/da. So, in both cases,
+//   VJP of value:   dz = d<1>(c, u)
+//   VJP of d<1>:    dc = d<1>(c', u),   du = d<2>(c' * c, u)
+namespace torchcalc::math {
+
+// The order is the numbering of the ops' `activation` argument; names as in Python.
+enum class Activation : int64_t { kIdentity, kRelu, kGelu, kGeluTanh, kSilu, kTanh, kSigmoid };
+
+struct Identity {
+  static constexpr bool kFromOutput = true;
+  template <class T>
+  static TC_HD T value(T z) {
+    return z;
+  }
+  template <int Order, class T>
+  static TC_HD T d(T c, T) {
+    return Order == 1 ? c : T(0);
+  }
+};
+
+// f = max(z, 0). A selection, so that an infinite c gives 0 where the unit is off.
+struct Relu {
+  static constexpr bool kFromOutput = true;
+  template <class T>
+  static TC_HD T value(T z) {
+    return z < T(0) ? T(0) : z;
+  }
+  template <int Order, class T>
+  static TC_HD T d(T c, T a) {
+    return Order == 1 && !(a <= T(0)) ? c : T(0);
+  }
+};
+
+// f = z Phi(z);  f' = Phi + z phi;  f'' = (2 - z^2) phi.
+struct Gelu {
+  static constexpr bool kFromOutput = false;
+  template <class T>
+  static TC_HD T value(T z) {
+    return z * normal(z).cdf;
+  }
+  template <int Order, class T>
+  static TC_HD T d(T c, T z) {
+    const auto [cdf, pdf] = normal(z);
+    return c * (Order == 1 ? cdf + z * pdf : (T(2) - z * z) * pdf);
+  }
+};
+
+// f = z (1 + t) / 2,  t = tanh(w),  w = k (z + 0.044715 z^3),  k = sqrt(2 / pi).
+// f' = (1 + t) / 2 + z (1 - t^2) w' / 2;  f'' = (1 - t^2) (w' + z (w'' - 2 t w'^2) / 2).
+struct GeluTanh {
+  static constexpr bool kFromOutput = false;
+  static constexpr double kScale = 0.79788456080286536;
+  static constexpr double kCubic = 0.044715;
+  template <class T>
+  static TC_HD T inner_tanh(T z) {
+    return tanh(T(kScale) * (z + T(kCubic) * z * z * z));
+  }
+  template <class T>
+  static TC_HD T value(T z) {
+    return T(0.5) * z * (T(1) + inner_tanh(z));
+  }
+  template <int Order, class T>
+  static TC_HD T d(T c, T z) {
+    const T t = inner_tanh(z);
+    const T sech2 = T(1) - t * t;
+    const T dw = T(kScale) * (T(1) + T(3 * kCubic) * z * z);
+    if constexpr (Order == 1) {
+      return c * T(0.5) * (T(1) + t + z * sech2 * dw);
+    } else {
+      const T ddw = T(6 * kScale * kCubic) * z;
+      return c * sech2 * (dw + T(0.5) * z * (ddw - T(2) * t * dw * dw));
+    }
+  }
+};
+
+// f = z s,  s = sigmoid(z);  f' = s (1 + z (1 - s));  f'' = s (1 - s) (2 + z (1 - 2 s)).
+struct Silu {
+  static constexpr bool kFromOutput = false;
+  template <class T>
+  static TC_HD T value(T z) {
+    return z * sigmoid(z);
+  }
+  template <int Order, class T>
+  static TC_HD T d(T c, T z) {
+    const T s = sigmoid(z);
+    const T r = T(1) - s;
+    return c * s * (Order == 1 ? T(1) + z * r : r * (T(2) + z * (r - s)));
+  }
+};
+
+// a = tanh z;  F_1 = 1 - a^2;  F_2 = -2 a.
+struct Tanh {
+  static constexpr bool kFromOutput = true;
+  template <class T>
+  static TC_HD T value(T z) {
+    return tanh(z);
+  }
+  template <int Order, class T>
+  static TC_HD T d(T c, T a) {
+    return c * (Order == 1 ? T(1) - a * a : T(-2) * a);
+  }
+};
+
+// a = 1 / (1 + e^-z);  F_1 = a (1 - a);  F_2 = 1 - 2 a.
+struct Sigmoid {
+  static constexpr bool kFromOutput = true;
+  template <class T>
+  static TC_HD T value(T z) {
+    return sigmoid(z);
+  }
+  template <int Order, class T>
+  static TC_HD T d(T c, T a) {
+    return c * (Order == 1 ? a * (T(1) - a) : T(1) - T(2) * a);
+  }
+};
+
+// Calls f with the functor of `activation`.
+template <class F>
+auto dispatch_activation(Activation activation, F&& f) {
+  switch (activation) {
+    case Activation::kRelu:
+      return f(Relu{});
+    case Activation::kGelu:
+      return f(Gelu{});
+    case Activation::kGeluTanh:
+      return f(GeluTanh{});
+    case Activation::kSilu:
+      return f(Silu{});
+    case Activation::kTanh:
+      return f(Tanh{});
+    case Activation::kSigmoid:
+      return f(Sigmoid{});
+    default:
+      return f(Identity{});
+  }
+}
+
+}  // namespace torchcalc::math

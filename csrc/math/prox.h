@@ -1,0 +1,64 @@
+#pragma once
+
+#include "common/macros.h"
+
+// Proximal operators of l1 |y| + (l2 / 2) y^2, coordinate by coordinate:
+//   prox(x) = argmin_y  l1 |y| + (l2 / 2) y^2 + (y - x)^2 / 2 = S(x, l1) / (1 + l2).
+// L1 is l2 = 0, squared L2 is l1 = 0. (Parikh & Boyd, "Proximal algorithms", 2014, section 6.5.)
+namespace torchcalc::math {
+
+// S(x, t) = sign(x) max(|x| - t, 0). NaN in x or t gives NaN; exactly 0 where |x| <= t.
+template <class T>
+TC_HD T soft_threshold(T x, T t) {
+  const T magnitude = (x < T(0) ? -x : x) - t;
+  const T shrunk = x < T(0) ? -magnitude : magnitude;
+  return magnitude <= T(0) ? T(0) : shrunk;
+}
+
+template <class T>
+TC_HD T prox(T x, T l1, T l2) {
+  return soft_threshold(x, l1) / (T(1) + l2);
+}
+
+// What the derivatives are made of: y = S r, with a = 1 where |x| > l1 (else 0), s = sign(x) a.
+template <class T>
+struct ProxParts {
+  T soft, active, sign, ratio;
+};
+
+template <class T>
+TC_HD ProxParts<T> prox_parts(T x, T l1, T l2) {
+  const T magnitude = (x < T(0) ? -x : x) - l1;
+  const T active = magnitude <= T(0) ? T(0) : T(1);
+  return {soft_threshold(x, l1), active, x < T(0) ? -active : active, T(1) / (T(1) + l2)};
+}
+
+template <class T>
+struct ProxGrads {
+  T x, l1, l2;
+};
+
+// VJP of prox:  dx = g a r,  dl1 = -g s r,  dl2 = -g S r^2.
+template <class T>
+TC_HD ProxGrads<T> prox_vjp(T g, T x, T l1, T l2) {
+  const auto [soft, active, sign, r] = prox_parts(x, l1, l2);
+  return {g * active * r, -g * sign * r, -g * soft * r * r};
+}
+
+template <class T>
+struct ProxSecondGrads {
+  T g, x, l1, l2;
+};
+
+// VJP of prox_vjp for the cotangents (cx, c1, c2) of its three results:
+//   dg  = (cx a - c1 s - c2 S r) r          (which is also the JVP of prox along (cx, c1, c2))
+//   dx  = -g c2 a r^2,   dl1 = g c2 s r^2,   dl2 = g r^2 (c1 s - cx a + 2 c2 S r)
+template <class T>
+TC_HD ProxSecondGrads<T> prox_vjp_vjp(T cx, T c1, T c2, T g, T x, T l1, T l2) {
+  const auto [soft, active, sign, r] = prox_parts(x, l1, l2);
+  const T gr2 = g * r * r;
+  return {(cx * active - c1 * sign - c2 * soft * r) * r, -gr2 * c2 * active, gr2 * c2 * sign,
+          gr2 * (c1 * sign - cx * active + T(2) * c2 * soft * r)};
+}
+
+}  // namespace torchcalc::math

@@ -1,0 +1,153 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "math/activations.h"
+#include "math/update_rules.h"
+
+// What a kernel is given: plain pointers into contiguous memory and sizes, the same for CPU and CUDA.
+// No torch in here, so that kernels can be compiled and tested without it. Op is T's op-math type.
+namespace torchcalc {
+
+// What the forward pass keeps for the derivative, in the numbering of the ops' `saved` argument.
+enum class Saved : int64_t {
+  kNothing,        // the derivative is constant
+  kPreActivation,  // z
+  kActivation,     // a, before dropout and residual
+  kOutput,         // y = scale * a where kept: needs no memory of its own
+};
+
+// y = residual + dropout(f(z)), z = product + bias, on a row-major [rows, cols] matrix.
+template <class T>
+struct EpilogueArgs {
+  T* z;               // [rows, cols] in: the product; out: z, if keep_z. May be y.
+  T* y;               // [rows, cols]
+  T* a;               // [rows, cols] out, or null
+  const T* bias;      // [cols] or null
+  const T* residual;  // [rows, cols] or null
+  const int64_t* seed;
+  int64_t threshold;  // 0: no dropout
+  int64_t rows, cols;
+  bool keep_z;
+};
+
+// dz = mask(factor * d<Order>(grad, u)), u = saved * saved_scale;  dbias = sum of dz over rows.
+template <class T, class Op>
+struct ActGradArgs {
+  const T* grad;   // [rows, cols]
+  const T* saved;  // [rows, cols], or null where the activation needs none
+  T* dz;           // [rows, cols]
+  T* dbias;        // [cols] or null
+  Op* partial;     // [row_chunks(rows), cols] scratch for dbias, or null
+  const int64_t* seed;
+  int64_t threshold;
+  int64_t rows, cols;
+  Op factor, saved_scale;
+};
+
+// Bias gradients are summed over chunks of this many rows, then over chunks, both in order: a
+// partition by shape alone gives the same bits for any number of threads.
+constexpr int64_t kRowsPerChunk = 128;
+TC_HD int64_t row_chunks(int64_t rows) { return (rows + kRowsPerChunk - 1) / kRowsPerChunk; }
+
+// A strength of a penalty: a number (data is null), one element for all (stride 0) or one for each.
+template <class T, class Op>
+struct Strength {
+  const T* data;
+  int64_t stride;
+  Op value;
+  TC_HD Op operator[](int64_t i) const { return data ? static_cast<Op>(data[i * stride]) : value; }
+};
+
+// Arrays have n elements. An input that may be null stands for zeros, an output for one not wanted.
+template <class T, class Op>
+struct ProxArgs {
+  const T* x;
+  Strength<T, Op> l1, l2;
+  T* y;
+  int64_t n;
+};
+
+template <class T, class Op>
+struct ProxGradArgs {
+  const T *grad, *x;
+  Strength<T, Op> l1, l2;
+  T *dx, *dl1, *dl2;  // dl1, dl2 may be null
+  int64_t n;
+};
+
+template <class T, class Op>
+struct ProxGradGradArgs {
+  const T *cx, *c1, *c2;  // cotangents of dx, dl1, dl2; may be null
+  const T *grad, *x;
+  Strength<T, Op> l1, l2;
+  T *dgrad, *dx, *dl1, *dl2;  // dl1, dl2 may be null
+  int64_t n;
+};
+
+// Element i of each op: what a CPU loop and a CUDA thread both do.
+template <class T, class Op>
+TC_HD void prox_element(const ProxArgs<T, Op>& args, int64_t i) {
+  args.y[i] = static_cast<T>(math::prox<Op>(args.x[i], args.l1[i], args.l2[i]));
+}
+
+template <class T, class Op>
+TC_HD void prox_grad_element(const ProxGradArgs<T, Op>& args, int64_t i) {
+  const auto d = math::prox_vjp<Op>(args.grad[i], args.x[i], args.l1[i], args.l2[i]);
+  args.dx[i] = static_cast<T>(d.x);
+  if (args.dl1) args.dl1[i] = static_cast<T>(d.l1);
+  if (args.dl2) args.dl2[i] = static_cast<T>(d.l2);
+}
+
+template <class T, class Op>
+TC_HD void prox_grad_grad_element(const ProxGradGradArgs<T, Op>& args, int64_t i) {
+  const auto or_zero = [i](const T* c) { return c ? static_cast<Op>(c[i]) : Op(0); };
+  const auto d = math::prox_vjp_vjp<Op>(or_zero(args.cx), or_zero(args.c1), or_zero(args.c2),
+                                        args.grad[i], args.x[i], args.l1[i], args.l2[i]);
+  args.dgrad[i] = static_cast<T>(d.g);
+  args.dx[i] = static_cast<T>(d.x);
+  if (args.dl1) args.dl1[i] = static_cast<T>(d.l1);
+  if (args.dl2) args.dl2[i] = static_cast<T>(d.l2);
+}
+
+// One tensor of a multi-tensor optimizer step. `state2` is null for SGD.
+template <class T>
+struct OptimTensor {
+  T* param;
+  const T* grad;
+  T *state1, *state2;
+  float* step;  // AdamW's step count, null for SGD
+  int64_t n;
+};
+
+// Hyperparameters of a step, and the update rule they make.
+struct SgdOptions {
+  double lr, momentum, dampening, weight_decay;
+  bool nesterov, maximize, first_step;
+  double l1, l2;
+
+  template <class T, bool Momentum, bool Penalised>
+  math::SgdRule<T, Momentum, Penalised> rule() const {
+    return {T(lr), T(momentum), T(dampening), T(weight_decay), T(maximize ? -1 : 1),
+            nesterov, first_step, {T(l1), T(l2)}};
+  }
+};
+
+struct AdamWOptions {
+  double lr, beta1, beta2, eps, weight_decay;
+  bool maximize;
+  double l1, l2;
+  bool adaptive;
+
+  // The rule of step number `step`. Bias corrections are in double: 1 - beta2^1 = 0.001 would lose
+  // four digits in float.
+  template <class T, bool Penalised>
+  TC_HD math::AdamWRule<T, Penalised> rule(double step) const {
+    return {T(lr), T(beta1), T(beta2), T(eps), T(1 - lr * weight_decay), T(maximize ? -1 : 1),
+            T(lr / (1 - ::pow(beta1, step))), T(::sqrt(1 - ::pow(beta2, step))),
+            adaptive, {T(l1), T(l2)}};
+  }
+};
+
+}  // namespace torchcalc

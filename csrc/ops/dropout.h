@@ -1,0 +1,43 @@
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "common/checks.h"
+
+// Input checks and allocation of dropout and dropout_mask, for every device.
+namespace torchcalc {
+
+// y = kept ? x * 65536 / (65536 - threshold) : 0, for x of any shape; y is contiguous.
+template <class Device>
+Tensor dropout(Tensor x, Tensor seed, int64_t threshold) {
+  constexpr const char* op = "dropout";
+  STD_TORCH_CHECK(threshold > 0, op, ": threshold is not positive");
+  const int64_t* seed_ptr = checked_seed(seed, threshold, x, op);
+  const typename Device::Guard guard(x);
+  x = as_contiguous(x);
+  const Tensor y = torch::stable::new_empty(x, x.sizes(), x.scalar_type());
+  if (x.numel() == 0) return y;
+  dispatch_dtype(x.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
+    Device::dropout(static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()), x.numel(),
+                    seed_ptr, threshold);
+  });
+  return y;
+}
+
+// The mask itself: bool, true where an element is kept, on the seed's device.
+template <class Device>
+Tensor dropout_mask(std::vector<int64_t> shape, Tensor seed, int64_t threshold) {
+  constexpr const char* op = "dropout_mask";
+  STD_TORCH_CHECK(threshold > 0, op, ": threshold is not positive");
+  const int64_t* seed_ptr = checked_seed(seed, threshold, seed, op);
+  const typename Device::Guard guard(seed);
+  const Tensor mask = torch::stable::new_empty(seed, shape, ScalarType::Bool);
+  if (mask.numel() > 0) {
+    Device::dropout_mask(static_cast<bool*>(mask.data_ptr()), mask.numel(), seed_ptr, threshold);
+  }
+  return mask;
+}
+
+}  // namespace torchcalc

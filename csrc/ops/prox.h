@@ -1,0 +1,136 @@
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "common/checks.h"
+#include "ops/args.h"
+
+// Input checks and allocation of prox and its two derivatives, for every device.
+//
+// A strength is a tensor (of one element or of x's shape) or, where that is absent, a number. Results
+// are elementwise: the gradients of one-element strengths are still to be summed. Those of numbers
+// are empty.
+namespace torchcalc {
+
+struct ProxInputs {
+  const char* op;
+  Tensor x;
+  OptionalTensor l1, l2;
+  double l1_value, l2_value;
+
+  ProxInputs(const char* op, const Tensor& x, const OptionalTensor& l1, const OptionalTensor& l2,
+             double l1_value, double l2_value)
+      : op(op), x(as_contiguous(x)), l1(l1), l2(l2), l1_value(l1_value), l2_value(l2_value) {
+    check_strength(this->l1, "l1");
+    check_strength(this->l2, "l2");
+  }
+
+  // t as contiguous as x and of its shape, dtype and device.
+  OptionalTensor like_x(const OptionalTensor& t, const char* name) const {
+    if (t) check_same(*t, x, op, name);
+    return as_contiguous(t);
+  }
+
+  Tensor result(bool wanted = true) const {
+    return wanted ? torch::stable::new_empty(x, x.sizes(), x.scalar_type()) : empty_like_with(x, {0});
+  }
+
+  template <class T>
+  static Strength<T, opmath_t<T>> strength(const OptionalTensor& t, double value) {
+    return {data_or_null<const T>(t), t && t->numel() > 1 ? 1 : 0, static_cast<opmath_t<T>>(value)};
+  }
+
+ private:
+  void check_strength(OptionalTensor& t, const char* name) {
+    if (!t) return;
+    check_like(*t, x, op, name);
+    STD_TORCH_CHECK(t->numel() == 1 || same_shape(*t, x), op, ": ", name,
+                    " has neither one element nor x's shape");
+    t = as_contiguous(t);
+  }
+};
+
+template <class T>
+T* data_if(const Tensor& t, bool wanted) {
+  return wanted ? static_cast<T*>(t.data_ptr()) : nullptr;
+}
+
+template <class Device>
+Tensor prox(Tensor x, OptionalTensor l1, OptionalTensor l2, double l1_value, double l2_value) {
+  const ProxInputs in("prox", x, l1, l2, l1_value, l2_value);
+  const typename Device::Guard guard(in.x);
+  const Tensor y = in.result();
+  if (in.x.numel() == 0) return y;
+  dispatch_dtype(in.x.scalar_type(), in.op, [&]<class T>(std::type_identity<T>) {
+    Device::prox(ProxArgs<T, opmath_t<T>>{
+        .x = static_cast<const T*>(in.x.data_ptr()),
+        .l1 = in.strength<T>(in.l1, l1_value),
+        .l2 = in.strength<T>(in.l2, l2_value),
+        .y = static_cast<T*>(y.data_ptr()),
+        .n = in.x.numel(),
+    });
+  });
+  return y;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> prox_grad(Tensor grad, Tensor x, OptionalTensor l1,
+                                             OptionalTensor l2, double l1_value, double l2_value) {
+  const ProxInputs in("prox_grad", x, l1, l2, l1_value, l2_value);
+  const OptionalTensor g = in.like_x(grad, "grad");
+  const typename Device::Guard guard(in.x);
+  const bool want1 = l1.has_value(), want2 = l2.has_value();
+  const Tensor dx = in.result(), dl1 = in.result(want1), dl2 = in.result(want2);
+  if (in.x.numel() == 0) return {dx, dl1, dl2};
+  dispatch_dtype(in.x.scalar_type(), in.op, [&]<class T>(std::type_identity<T>) {
+    Device::prox_grad(ProxGradArgs<T, opmath_t<T>>{
+        .grad = data_or_null<const T>(g),
+        .x = static_cast<const T*>(in.x.data_ptr()),
+        .l1 = in.strength<T>(in.l1, l1_value),
+        .l2 = in.strength<T>(in.l2, l2_value),
+        .dx = static_cast<T*>(dx.data_ptr()),
+        .dl1 = data_if<T>(dl1, want1),
+        .dl2 = data_if<T>(dl2, want2),
+        .n = in.x.numel(),
+    });
+  });
+  return {dx, dl1, dl2};
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> prox_grad_grad(OptionalTensor cx, OptionalTensor c1,
+                                                          OptionalTensor c2, Tensor grad, Tensor x,
+                                                          OptionalTensor l1, OptionalTensor l2,
+                                                          double l1_value, double l2_value) {
+  const ProxInputs in("prox_grad_grad", x, l1, l2, l1_value, l2_value);
+  cx = in.like_x(cx, "cx");
+  c1 = in.like_x(c1, "c1");
+  c2 = in.like_x(c2, "c2");
+  const OptionalTensor g = in.like_x(grad, "grad");
+  const typename Device::Guard guard(in.x);
+  const bool want1 = l1.has_value(), want2 = l2.has_value();
+  const Tensor dgrad = in.result(), dx = in.result();
+  const Tensor dl1 = in.result(want1), dl2 = in.result(want2);
+  if (in.x.numel() == 0) return {dgrad, dx, dl1, dl2};
+  dispatch_dtype(in.x.scalar_type(), in.op, [&]<class T>(std::type_identity<T>) {
+    Device::prox_grad_grad(ProxGradGradArgs<T, opmath_t<T>>{
+        .cx = data_or_null<const T>(cx),
+        .c1 = data_or_null<const T>(c1),
+        .c2 = data_or_null<const T>(c2),
+        .grad = data_or_null<const T>(g),
+        .x = static_cast<const T*>(in.x.data_ptr()),
+        .l1 = in.strength<T>(in.l1, l1_value),
+        .l2 = in.strength<T>(in.l2, l2_value),
+        .dgrad = static_cast<T*>(dgrad.data_ptr()),
+        .dx = static_cast<T*>(dx.data_ptr()),
+        .dl1 = data_if<T>(dl1, want1),
+        .dl2 = data_if<T>(dl2, want2),
+        .n = in.x.numel(),
+    });
+  });
+  return {dgrad, dx, dl1, dl2};
+}
+
+}  // namespace torchcalc

@@ -1,0 +1,103 @@
+"""Validation of what users pass: errors name the argument, what it was and what is accepted."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchcalc.reference.dropout import LANE_RANGE
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_MAX_SEED = 2**63 - 1
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
+    return repr(value)
+
+
+def check_floating(op: str, name: str, t: Any, like: Tensor | None = None) -> None:
+    """A dense tensor of a supported dtype; with ``like``, of its dtype and on its device."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(t).__name__}")
+    if t.dtype not in FLOATING:
+        raise TypeError(
+            f"{op}: {name} must be float32, float64, bfloat16 or float16, got {t.dtype}"
+        )
+    if t.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense (strided) tensor, got {t.layout}")
+    if like is not None and t.dtype != like.dtype:
+        raise TypeError(
+            f"{op}: {name} must have the dtype of the first argument, {like.dtype}, got {t.dtype}"
+        )
+    if like is not None and t.device != like.device:
+        raise ValueError(
+            f"{op}: {name} must be on the device of the first argument, {like.device}, "
+            f"got {t.device}"
+        )
+
+
+def check_shape(op: str, name: str, t: Tensor, shape: tuple[int, ...], meaning: str) -> None:
+    if t.shape != shape:
+        raise ValueError(
+            f"{op}: {name} must have shape {tuple(shape)} ({meaning}), got {tuple(t.shape)}"
+        )
+
+
+def dropout_threshold(op: str, name: str, p: Any) -> int:
+    """round(65536 p): the mask keeps lanes from here on (csrc/math/philox.h)."""
+    if not isinstance(p, numbers.Real) or isinstance(p, bool):
+        raise TypeError(f"{op}: {name} must be a number in [0, 1], got {_describe(p)}")
+    if not 0 <= p <= 1:
+        raise ValueError(f"{op}: {name} must be in [0, 1], got {p}")
+    return round(LANE_RANGE * float(p))
+
+
+def check_seed(op: str, seed: Any, device: torch.device) -> Tensor:
+    """The seed as one int64 element on ``device``; drawn by torch's generator where it is None."""
+    if seed is None:
+        return torch.randint(0, _MAX_SEED, (1,), dtype=torch.int64, device=device)
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        if not -_MAX_SEED - 1 <= seed <= _MAX_SEED:
+            raise ValueError(f"{op}: seed must fit in int64, got {seed}")
+        return torch.tensor([seed], dtype=torch.int64, device=device)
+    if not isinstance(seed, Tensor) or seed.dtype != torch.int64:
+        raise TypeError(f"{op}: seed must be an int or an int64 tensor, got {_describe(seed)}")
+    if seed.numel() != 1:
+        raise ValueError(f"{op}: seed must have one element, got {_describe(seed)}")
+    if seed.device != device:
+        raise ValueError(f"{op}: seed must be on {device}, got {_describe(seed)}")
+    return seed
+
+
+def check_number(op: str, name: str, value: Any) -> float:
+    """A strength of a penalty: a number >= 0 and not NaN."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be a number >= 0, got {_describe(value)}")
+    if not value >= 0:
+        raise ValueError(f"{op}: {name} must be >= 0, got {value}")
+    return float(value)
+
+
+def check_strength(op: str, name: str, lam: Any, x: Tensor) -> tuple[Tensor | None, float]:
+    """A strength as (tensor of one element or of x's shape, 0) or as (None, number)."""
+    if not isinstance(lam, Tensor):
+        if not isinstance(lam, numbers.Real) or isinstance(lam, bool):
+            raise TypeError(f"{op}: {name} must be a number or a Tensor, got {_describe(lam)}")
+        return None, check_number(op, name, lam)
+    if torch.is_autocast_enabled(x.device.type) and lam.is_floating_point():
+        lam = lam.to(x.dtype)
+    check_floating(op, name, lam, like=x)
+    if lam.numel() == 1:
+        return lam.reshape(()), 0.0
+    try:
+        return lam.broadcast_to(x.shape), 0.0
+    except RuntimeError:
+        raise ValueError(
+            f"{op}: {name} must broadcast to the shape of x, {tuple(x.shape)}, "
+            f"got {tuple(lam.shape)}"
+        ) from None

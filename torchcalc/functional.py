@@ -1,0 +1,277 @@
+"""The public ops: differentiable any number of times, in both modes, under vmap and torch.compile.
+
+Every op takes float32, float64, bfloat16 or float16 tensors of any strides, on the CPU, on CUDA
+and, through the plain PyTorch reference, on any other device. Bad input raises TypeError or
+ValueError and names the argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchcalc import ops
+from torchcalc._check import (
+    check_floating,
+    check_seed,
+    check_shape,
+    check_strength,
+    dropout_threshold,
+)
+from torchcalc.ops import dropout as _dropout_op
+from torchcalc.ops import linear_act as _linear_act_op
+from torchcalc.ops import prox as _prox_op
+from torchcalc.ops._autograd import apply
+from torchcalc.reference import dropout as _dropout_reference
+from torchcalc.reference import linear_act as _linear_act_reference
+from torchcalc.reference import prox as _prox_reference
+
+__all__ = [
+    "dropout",
+    "dropout_mask",
+    "linear_act",
+    "prox_elastic_net",
+    "prox_l2",
+    "soft_threshold",
+]
+
+
+def _autocast(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    # As torch.autocast: float64 stays.
+    if t is None or not t.is_floating_point() or t.dtype == torch.float64:
+        return t
+    return t.to(dtype)
+
+
+def linear_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "gelu",
+    *,
+    dropout_p: float = 0.0,
+    training: bool = True,
+    seed: Tensor | int | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    r"""y = residual + dropout(f(x W^T + b)), with one fused epilogue behind the GEMM.
+
+    Backward is one fused pass that gives dz and the bias gradient, then two GEMMs. Kept for it, per
+    output element: nothing more than y itself for relu, tanh and sigmoid, the pre-activation z for
+    gelu, gelu_tanh and silu, and never the mask. (With a residual, relu, tanh and sigmoid keep
+    a = f(z).)
+
+    Args:
+        x: [*, in_features].
+        weight: [out_features, in_features], in x's dtype and on its device, as are all others.
+        bias: [out_features] or None.
+        activation: "identity", "relu", "gelu" (exact, erf), "gelu_tanh", "silu", "tanh" or
+            "sigmoid".
+        dropout_p: probability of dropping an element, in [0, 1].
+        training: dropout is the identity unless True.
+        seed: of the dropout mask, see :func:`dropout`; ignored where nothing is dropped.
+        residual: [*, out_features], added last.
+
+    Returns:
+        [*, out_features], contiguous, in x's dtype. Under torch.autocast inputs are cast as for
+        ``torch.nn.functional.linear``, and a residual of another dtype is added as PyTorch would.
+
+    Raises:
+        TypeError: an argument of a wrong type or dtype.
+        ValueError: a wrong shape, device, activation or probability.
+
+    Source: Hendrycks & Gimpel, "Gaussian error linear units", 2016 (gelu); Elfwing et al., 2017 (silu).
+    """
+    op = "linear_act"
+    if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        if residual is not None and _autocast(residual, dtype) is not residual:
+            y = linear_act(
+                x, weight, bias, activation, dropout_p=dropout_p, training=training, seed=seed
+            )
+            return residual + y
+        x, weight, bias = _autocast(x, dtype), _autocast(weight, dtype), _autocast(bias, dtype)  # type: ignore[assignment]
+    check_floating(op, "x", x)
+    check_floating(op, "weight", weight, like=x)
+    if weight.dim() != 2:
+        raise ValueError(
+            f"{op}: weight must be [out_features, in_features], got shape {tuple(weight.shape)}"
+        )
+    out_features, in_features = weight.shape
+    if x.dim() == 0 or x.shape[-1] != in_features:
+        raise ValueError(f"{op}: x must have shape [*, {in_features}], got {tuple(x.shape)}")
+    if bias is not None:
+        check_floating(op, "bias", bias, like=x)
+        check_shape(op, "bias", bias, (out_features,), "out_features")
+    shape = (*x.shape[:-1], out_features)
+    if residual is not None:
+        check_floating(op, "residual", residual, like=x)
+        check_shape(op, "residual", residual, shape, "the output's")
+    if activation not in _linear_act_op.ACTIVATIONS:
+        raise ValueError(
+            f"{op}: activation must be one of {', '.join(_linear_act_op.ACTIVATIONS)}, "
+            f"got {activation!r}"
+        )
+    threshold = dropout_threshold(op, "dropout_p", dropout_p) if training else 0
+    seed = check_seed(op, seed, x.device) if threshold else None
+
+    rows = _as_matrix(x)
+    residual_rows = None if residual is None else _as_matrix(residual)
+    if ops.is_native(x.device):
+        kind = _linear_act_op.saved_kind(activation, residual is not None)
+        needs_grad = torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in (x, weight, bias)
+        )
+        if not needs_grad and kind != _linear_act_op.Saved.OUTPUT:
+            kind = _linear_act_op.Saved.NOTHING
+        y: Tensor = apply(
+            _linear_act_op.LinearAct,
+            rows,
+            weight,
+            bias,
+            residual_rows,
+            seed,
+            activation,
+            threshold,
+            int(kind),
+        )[0]
+    else:
+        y = _linear_act_reference.linear_act(
+            rows, weight, bias, activation, residual_rows, seed, threshold
+        )
+    return y.reshape(shape)
+
+
+def _as_matrix(t: Tensor) -> Tensor:
+    return t.unsqueeze(0) if t.dim() == 1 else t.flatten(0, -2)
+
+
+def dropout(
+    x: Tensor, p: float = 0.5, training: bool = True, *, seed: Tensor | int | None = None
+) -> Tensor:
+    r"""y_i = x_i / (1 - q) where element i is kept, else 0, with q = round(65536 p) / 65536.
+
+    The mask is a pure function of (seed, i), i being the row-major index: the same on every device,
+    for every dtype, memory layout and number of threads. It is not stored; backward draws it
+    again. E[y] = x exactly. Dropped elements are 0 even where x is NaN or infinite.
+
+    Args:
+        x: of any shape.
+        p: probability of dropping an element, in [0, 1]; a multiple of 1/65536 after rounding.
+        training: returns x itself unless True.
+        seed: an int, or an int64 tensor of one element on x's device; drawn with ``torch.randint``
+            where it is None, so that ``torch.manual_seed`` governs it. Under vmap,
+            randomness="same" shares the mask and "different" takes one seed a sample.
+
+    Returns:
+        Of x's shape, contiguous.
+
+    Raises:
+        TypeError, ValueError: as :func:`linear_act`.
+
+    Source: Srivastava et al., "Dropout", JMLR 2014; Salmon et al., "Parallel random numbers: as easy
+    as 1, 2, 3", SC11 (Philox4x32-10).
+    """
+    check_floating("dropout", "x", x)
+    threshold = dropout_threshold("dropout", "p", p)
+    if not training or threshold == 0:
+        return x
+    seed = check_seed("dropout", seed, x.device)
+    if ops.is_native(x.device):
+        return _dropout_op.dropout(x, seed, threshold)
+    return _dropout_reference.dropout(x, seed, threshold)
+
+
+def dropout_mask(
+    shape: int | Sequence[int],
+    p: float = 0.5,
+    *,
+    seed: Tensor | int | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""mask_i = True where :func:`dropout` with the same p and seed keeps element i.
+
+    Args:
+        shape: of the result.
+        p: probability of dropping an element, in [0, 1].
+        seed: as for :func:`dropout`.
+        device: of the result; the seed's where it is None and seed is a tensor, else the default.
+
+    Returns:
+        Bool [*shape], True = kept.
+
+    Raises:
+        TypeError, ValueError: as :func:`linear_act`.
+    """
+    op = "dropout_mask"
+    size = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not all(isinstance(n, int) and n >= 0 for n in size):
+        raise ValueError(f"{op}: shape must be sizes >= 0, got {shape!r}")
+    threshold = dropout_threshold(op, "p", p)
+    if device is None:
+        device = seed.device if isinstance(seed, Tensor) else torch.get_default_device()
+    seed = check_seed(op, seed, torch.empty(0, device=device).device)
+    if threshold == 0:
+        return torch.ones(size, dtype=torch.bool, device=seed.device)
+    if ops.is_native(seed.device):
+        return _dropout_op.dropout_mask(size, seed, threshold)
+    return _dropout_reference.dropout_mask(size, seed, threshold)
+
+
+def soft_threshold(x: Tensor, lam: Tensor | float) -> Tensor:
+    r"""S(x, lam) = sign(x) max(|x| - lam, 0) = argmin_y lam |y| + (y - x)^2 / 2, the prox of L1.
+
+    Exactly 0 where |x| <= lam. Differentiable in x and, where it is a tensor, in lam.
+
+    Args:
+        x: of any shape.
+        lam: a float >= 0, or a tensor in x's dtype that broadcasts to x, whose values are not
+            inspected.
+
+    Returns:
+        Of x's shape, contiguous. NaN in x or lam gives NaN.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: lam is negative or NaN, does not broadcast to x or is on another device.
+
+    Source: Parikh & Boyd, "Proximal algorithms", 2014, section 6.5.2.
+    """
+    return _prox("soft_threshold", x, ("lam", lam), ("l2", 0.0))
+
+
+def prox_l2(x: Tensor, lam: Tensor | float) -> Tensor:
+    r"""x / (1 + lam) = argmin_y (lam / 2) y^2 + (y - x)^2 / 2, the prox of squared L2.
+
+    Arguments, result and errors as for :func:`soft_threshold`.
+
+    Source: Parikh & Boyd, "Proximal algorithms", 2014, section 2.2.
+    """
+    return _prox("prox_l2", x, ("l1", 0.0), ("lam", lam))
+
+
+def prox_elastic_net(x: Tensor, l1: Tensor | float, l2: Tensor | float) -> Tensor:
+    r"""S(x, l1) / (1 + l2) = argmin_y l1 |y| + (l2 / 2) y^2 + (y - x)^2 / 2.
+
+    ``l1`` and ``l2`` are each as ``lam`` of :func:`soft_threshold`; so are result and errors.
+
+    Source: Parikh & Boyd, "Proximal algorithms", 2014, section 6.5.3; Zou & Hastie, 2005.
+    """
+    return _prox("prox_elastic_net", x, ("l1", l1), ("l2", l2))
+
+
+def _prox(
+    op: str, x: Tensor, l1: tuple[str, Tensor | float], l2: tuple[str, Tensor | float]
+) -> Tensor:
+    check_floating(op, "x", x)
+    l1_tensor, l1_value = check_strength(op, *l1, x)
+    l2_tensor, l2_value = check_strength(op, *l2, x)
+    if ops.is_native(x.device):
+        return _prox_op.prox(x, l1_tensor, l2_tensor, l1_value, l2_value)
+    return _prox_reference.prox(
+        x,
+        l1_value if l1_tensor is None else l1_tensor,
+        l2_value if l2_tensor is None else l2_tensor,
+    )

@@ -1,0 +1,19 @@
+"""Autograd Functions, fake kernels and vmap rules over torch.ops.torchcalc (private)."""
+
+from pathlib import Path
+
+import torch
+
+from torchcalc import _C as _C  # importing it registers the schemas and the CPU kernels
+
+_NATIVE = {"cpu", "meta"}  # meta: the fake kernels
+
+_cuda_library = Path(__file__).parent.parent / "_cuda.so"
+if torch.version.cuda is not None and _cuda_library.exists():
+    torch.ops.load_library(str(_cuda_library))
+    _NATIVE.add("cuda")
+
+
+def is_native(device: torch.device) -> bool:
+    """Whether the kernels run there; elsewhere ``torchcalc.reference`` does."""
+    return device.type in _NATIVE

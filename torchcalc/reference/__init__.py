@@ -1,0 +1,1 @@
+"""Each op again in plain PyTorch: the only oracle, and what other devices run."""
