@@ -106,6 +106,7 @@ __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(ActGradArgs<T, Op>
   const int64_t col = first_col + threadIdx.x;
   Op sum[1] = {};
   if (col < args.cols) {
+#pragma unroll 4  // four loads at a time on their way
     for (int64_t chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y) {
       sum[0] += args.partial[chunk * args.cols + col];
     }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <bit>
+
 #include "common/dispatch.h"
 #include "cuda/launch.cuh"
 #include "math/philox.h"
@@ -33,47 +35,45 @@ __device__ inline Octet thread_octet(int64_t total) {
 
 inline int64_t octet_blocks(int64_t total) { return ceil_div(total, int64_t{kThreads} * kOctet); }
 
+// The elements of one 16-byte access. A plain store of them nvcc may take apart; __stwb it does not.
 template <class T>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / sizeof(T);
+struct Pack {
+  static constexpr int kSize = sizeof(uint4) / sizeof(T);
   T values[kSize];
 };
 
 template <class T>
 __device__ bool is_packed(const T* p, int n) {
-  return n == kOctet && reinterpret_cast<uintptr_t>(p) % sizeof(Pack<T>) == 0;
+  return n == kOctet && reinterpret_cast<uintptr_t>(p) % sizeof(uint4) == 0;
 }
 
 template <class T>
 __device__ void load(Values<opmath_t<T>>& v, const T* p, int n) {
+  using Op = opmath_t<T>;
   if (is_packed(p, n)) {
-    const auto* packs = reinterpret_cast<const Pack<T>*>(p);
+    constexpr int kSize = Pack<T>::kSize;
     TC_UNROLL
-    for (int k = 0; k < kOctet / Pack<T>::kSize; ++k) {
-      const Pack<T> pack = packs[k];
+    for (int k = 0; k < kOctet / kSize; ++k) {
+      const auto pack = std::bit_cast<Pack<T>>(reinterpret_cast<const uint4*>(p)[k]);
       TC_UNROLL
-      for (int j = 0; j < Pack<T>::kSize; ++j) {
-        v[k * Pack<T>::kSize + j] = static_cast<opmath_t<T>>(pack.values[j]);
-      }
+      for (int j = 0; j < kSize; ++j) v[k * kSize + j] = static_cast<Op>(pack.values[j]);
     }
   } else {
     TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) v[j] = j < n ? static_cast<opmath_t<T>>(p[j]) : opmath_t<T>(0);
+    for (int j = 0; j < kOctet; ++j) v[j] = j < n ? static_cast<Op>(p[j]) : Op(0);
   }
 }
 
 template <class T>
 __device__ void store(T* p, const Values<opmath_t<T>>& v, int n) {
   if (is_packed(p, n)) {
-    auto* packs = reinterpret_cast<Pack<T>*>(p);
+    constexpr int kSize = Pack<T>::kSize;
     TC_UNROLL
-    for (int k = 0; k < kOctet / Pack<T>::kSize; ++k) {
+    for (int k = 0; k < kOctet / kSize; ++k) {
       Pack<T> pack;
       TC_UNROLL
-      for (int j = 0; j < Pack<T>::kSize; ++j) {
-        pack.values[j] = static_cast<T>(v[k * Pack<T>::kSize + j]);
-      }
-      packs[k] = pack;
+      for (int j = 0; j < kSize; ++j) pack.values[j] = static_cast<T>(v[k * kSize + j]);
+      __stwb(reinterpret_cast<uint4*>(p) + k, std::bit_cast<uint4>(pack));
     }
   } else {
     TC_UNROLL

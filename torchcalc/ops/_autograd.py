@@ -7,17 +7,41 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Outputs = Tensor | tuple[Tensor, ...]
 
 
 class Function(torch.autograd.Function):
-    """An autograd Function in two classes, because Dynamo refuses one that defines ``jvp``.
+    """An autograd Function whose forward-mode rule is ``tangents(ctx, saved, *tangents)``.
 
-    The class itself has none and is for tracing; its subclass ``WithJvp`` is for eager mode.
+    ``saved`` is what ``ctx.save_for_forward`` was given. The rule is no ``jvp``, because Dynamo
+    refuses a Function that has one: the subclass ``WithJvp``, made here, is for eager mode.
     """
 
     WithJvp: ClassVar[type[torch.autograd.Function]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        rule = cls.__dict__.get("tangents")
+        if rule is not None:
+            namespace = {"jvp": staticmethod(_as_jvp(rule.__func__)), "__module__": cls.__module__}
+            cls.WithJvp = type(cls)(f"{cls.__name__}WithJvp", (cls,), namespace)
+
+
+def _as_jvp(rule: Callable[..., Any]) -> Callable[..., Any]:
+    # torch calls jvp with forward mode off, for all levels of nested forward mode: what a rule
+    # computes with plain operations would lose the outer levels' tangents and silently be 0. So
+    # forward mode is on in here, and this level's tangents are taken off instead.
+    def primal(t: Any) -> Any:
+        return forward_ad.unpack_dual(t).primal if isinstance(t, Tensor) else t
+
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        with forward_ad._set_fwd_grad_enabled(True):
+            saved = tuple(map(primal, ctx.saved_for_forward))
+            return rule(ctx, saved, *map(primal, tangents))
+
+    return jvp
 
 
 def apply(function: type[Function], *args: Any) -> Any:

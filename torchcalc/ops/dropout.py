@@ -33,15 +33,9 @@ class Dropout(Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
         return vmap_by_loop(dropout, info, in_dims, args)
 
-
-class _DropoutWithJvp(Dropout):
     @staticmethod
-    def jvp(ctx: Any, t_x: Tensor, *_: Any) -> Tensor:
-        (seed,) = ctx.saved_for_forward
-        return dropout(t_x, seed, ctx.threshold)
-
-
-Dropout.WithJvp = _DropoutWithJvp
+    def tangents(ctx: Any, saved: Any, t_x: Tensor, *_: Any) -> Tensor:
+        return dropout(t_x, saved[0], ctx.threshold)
 
 
 def dropout(x: Tensor, seed: Tensor, threshold: int) -> Tensor:

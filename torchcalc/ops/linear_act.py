@@ -100,11 +100,11 @@ class ActGrad(Function):
         dz = dz.unflatten(0, grad.shape[:2])
         return (dz, dz.sum(1) if bias_grad else dz.new_empty(size, 0)), (0, 0)
 
-
-class _ActGradWithJvp(ActGrad):
     @staticmethod
-    def jvp(ctx: Any, t_grad: Tensor | None, t_saved: Tensor | None, *_: Any) -> tuple[Any, Any]:
-        grad, saved, seed = ctx.saved_for_forward
+    def tangents(
+        ctx: Any, saved_for_forward: Any, t_grad: Tensor | None, t_saved: Tensor | None, *_: Any
+    ) -> tuple[Tensor, Tensor]:
+        grad, saved, seed = saved_for_forward
         activation, order, threshold, kind, bias_grad = ctx.options
         t_dz = torch.zeros_like(grad)
         if t_grad is not None:
@@ -114,9 +114,6 @@ class _ActGradWithJvp(ActGrad):
                 grad * t_saved, saved, seed, activation, order + 1, threshold, kind
             )
         return t_dz, t_dz.sum(0) if bias_grad else t_dz.new_empty(0)
-
-
-ActGrad.WithJvp = _ActGradWithJvp
 
 
 def act_grad(
@@ -215,18 +212,17 @@ class LinearAct(Function):
         has_kept = kind in (Saved.PRE_ACTIVATION, Saved.ACTIVATION)
         return (y, kept.reshape(y.shape) if has_kept else kept.new_empty(size, 0)), (0, 0)
 
-
-class _LinearActWithJvp(LinearAct):
     @staticmethod
-    def jvp(
+    def tangents(
         ctx: Any,
+        saved_for_forward: Any,
         t_x: Tensor | None,
         t_weight: Tensor | None,
         t_bias: Tensor | None,
         t_residual: Tensor | None,
         *_: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        x, weight, bias, saved, seed = ctx.saved_for_forward
+    ) -> tuple[Tensor, Tensor]:
+        x, weight, bias, saved, seed = saved_for_forward
         activation, threshold, kind = ctx.options
         if saved is None and activation != "identity":  # no backward was expected
             kind = saved_kind(activation, True)
@@ -247,9 +243,6 @@ class _LinearActWithJvp(LinearAct):
         if kept == Saved.ACTIVATION:
             return t_y, act_grad(t_z, saved, None, activation, 1, 0, kind)
         return t_y, t_y.new_empty(0)
-
-
-LinearAct.WithJvp = _LinearActWithJvp
 
 
 @torch.library.register_fake("torchcalc::linear_act")

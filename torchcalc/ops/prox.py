@@ -61,6 +61,17 @@ def _expand(t: Tensor | None, x: Tensor) -> Tensor | None:
     return None if t is None else t.expand(x.shape)
 
 
+def _dense(ctx: Any, saved: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    """ProxGradGrad's seven inputs as tensors of x's shape, and as they were given."""
+    x = saved[4]
+    numbers = (0.0, 0.0, 0.0, 0.0, 0.0, ctx.l1_value, ctx.l2_value)
+    dense = tuple(
+        torch.full_like(x, number) if t is None else t.expand(x.shape)
+        for t, number in zip(saved, numbers, strict=True)
+    )
+    return dense, tuple(saved)
+
+
 class ProxGradGrad(_Elementwise):
     """Cotangents of (grad, x, l1, l2) for those of ProxGrad's results; derived by the reference."""
 
@@ -90,22 +101,9 @@ class ProxGradGrad(_Elementwise):
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
         return _vmap(ProxGradGrad, info, in_dims, args)
 
-
-def _dense(ctx: Any, saved: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    """ProxGradGrad's seven inputs as tensors of x's shape, and as they were given."""
-    x = saved[4]
-    numbers = (0.0, 0.0, 0.0, 0.0, 0.0, ctx.l1_value, ctx.l2_value)
-    dense = tuple(
-        torch.full_like(x, number) if t is None else t.expand(x.shape)
-        for t, number in zip(saved, numbers, strict=True)
-    )
-    return dense, tuple(saved)
-
-
-class _ProxGradGradWithJvp(ProxGradGrad):
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> tuple[Any, ...]:
-        dense, given = _dense(ctx, ctx.saved_for_forward)
+    def tangents(ctx: Any, saved: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        dense, given = _dense(ctx, saved)
         dense_tangents = tuple(
             torch.zeros_like(x) if t is None else t.expand(x.shape)
             for t, x in zip(tangents[:7], dense, strict=True)
@@ -113,9 +111,6 @@ class _ProxGradGradWithJvp(ProxGradGrad):
         results = jvp(reference.prox_grad_grad, dense, dense_tangents)
         wanted = (True, True, given[5] is not None, given[6] is not None)
         return tuple(r if w else r.new_empty(0) for r, w in zip(results, wanted, strict=True))
-
-
-ProxGradGrad.WithJvp = _ProxGradGradWithJvp
 
 
 class ProxGrad(_Elementwise):
@@ -144,18 +139,17 @@ class ProxGrad(_Elementwise):
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
         return _vmap(ProxGrad, info, in_dims, args)
 
-
-class _ProxGradWithJvp(ProxGrad):
     @staticmethod
-    def jvp(
+    def tangents(
         ctx: Any,
+        saved: Any,
         t_grad: Tensor | None,
         t_x: Tensor | None,
         t_l1: Tensor | None,
         t_l2: Tensor | None,
         *_: Any,
     ) -> tuple[Tensor, ...]:
-        grad, x, l1, l2 = ctx.saved_for_forward
+        grad, x, l1, l2 = saved
         values = ctx.l1_value, ctx.l2_value
         along = t_x, _expand(t_l1, x), _expand(t_l2, x)
         _, *tangents = apply(ProxGradGrad, *along, grad, x, l1, l2, *values)
@@ -163,9 +157,6 @@ class _ProxGradWithJvp(ProxGrad):
             linear = apply(ProxGrad, t_grad, x, l1, l2, *values)
             tangents = [t + u for t, u in zip(tangents, linear, strict=True)]
         return tuple(tangents)
-
-
-ProxGrad.WithJvp = _ProxGradWithJvp
 
 
 class Prox(_Elementwise):
@@ -188,20 +179,20 @@ class Prox(_Elementwise):
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
         return _vmap(Prox, info, in_dims, args)
 
-
-class _ProxWithJvp(Prox):
     @staticmethod
-    def jvp(
-        ctx: Any, t_x: Tensor | None, t_l1: Tensor | None, t_l2: Tensor | None, *_: Any
+    def tangents(
+        ctx: Any,
+        saved: Any,
+        t_x: Tensor | None,
+        t_l1: Tensor | None,
+        t_l2: Tensor | None,
+        *_: Any,
     ) -> Tensor:
-        x, l1, l2 = ctx.saved_for_forward
+        x, l1, l2 = saved
         along = t_x, _expand(t_l1, x), _expand(t_l2, x)
         # The gradient of ProxGrad with respect to grad, along which it is linear.
         t_y: Tensor = apply(ProxGradGrad, *along, x, x, l1, l2, ctx.l1_value, ctx.l2_value)[0]
         return t_y
-
-
-Prox.WithJvp = _ProxWithJvp
 
 
 def prox(
