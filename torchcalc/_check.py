@@ -52,7 +52,7 @@ def dropout_threshold(op: str, name: str, p: Any) -> int:
     """round(65536 p): the mask keeps lanes from here on (csrc/math/philox.h)."""
     if not isinstance(p, numbers.Real) or isinstance(p, bool):
         raise TypeError(f"{op}: {name} must be a number in [0, 1], got {_describe(p)}")
-    if not 0 <= p <= 1:
+    if not 0 <= float(p) <= 1:
         raise ValueError(f"{op}: {name} must be in [0, 1], got {p}")
     return round(LANE_RANGE * float(p))
 
@@ -78,7 +78,7 @@ def check_number(op: str, name: str, value: Any) -> float:
     """A strength of a penalty: a number >= 0 and not NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{op}: {name} must be a number >= 0, got {_describe(value)}")
-    if not value >= 0:
+    if not float(value) >= 0:
         raise ValueError(f"{op}: {name} must be >= 0, got {value}")
     return float(value)
 

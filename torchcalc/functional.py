@@ -82,16 +82,16 @@ def linear_act(
         TypeError: an argument of a wrong type or dtype.
         ValueError: a wrong shape, device, activation or probability.
 
-    Source: Hendrycks & Gimpel, "Gaussian error linear units", 2016 (gelu); Elfwing et al., 2017 (silu).
+    Source: Hendrycks & Gimpel, "Gaussian error linear units", 2016; Elfwing et al.,
+    "Sigmoid-weighted linear units", 2017 (silu).
     """
     op = "linear_act"
     if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         if residual is not None and _autocast(residual, dtype) is not residual:
-            y = linear_act(
+            return residual + linear_act(
                 x, weight, bias, activation, dropout_p=dropout_p, training=training, seed=seed
             )
-            return residual + y
         x, weight, bias = _autocast(x, dtype), _autocast(weight, dtype), _autocast(bias, dtype)  # type: ignore[assignment]
     check_floating(op, "x", x)
     check_floating(op, "weight", weight, like=x)
@@ -171,8 +171,8 @@ def dropout(
     Raises:
         TypeError, ValueError: as :func:`linear_act`.
 
-    Source: Srivastava et al., "Dropout", JMLR 2014; Salmon et al., "Parallel random numbers: as easy
-    as 1, 2, 3", SC11 (Philox4x32-10).
+    Source: Srivastava et al., "Dropout", JMLR 2014; Salmon et al., "Parallel random numbers: as
+    easy as 1, 2, 3", SC11 (Philox4x32-10).
     """
     check_floating("dropout", "x", x)
     threshold = dropout_threshold("dropout", "p", p)

@@ -79,23 +79,22 @@ __global__ void __launch_bounds__(kThreads) act_bias_grad_kernel(ActGradArgs<T, 
   const int64_t block_cols = int64_t{kOctet} * blockDim.x;
   const int64_t blocks_across = ceil_div(args.cols, block_cols);
   const int64_t chunk = blockIdx.x / blocks_across;
+  const int64_t first_row = chunk * kRowsPerChunk;
   const int64_t first_col = blockIdx.x % blocks_across * block_cols;
-  const Octet cols = octet_at(first_col + kOctet * threadIdx.x, args.cols);
-  const int64_t begin = chunk * kRowsPerChunk;
-  const int64_t end = std::min(begin + kRowsPerChunk, args.rows);
+  const auto rows = static_cast<int>(std::min(args.rows - first_row, int64_t{kRowsPerChunk}));
+  const auto cols = static_cast<int>(std::min(block_cols, args.cols - first_col));
+  const auto [col, n] = octet_at(kOctet * threadIdx.x, cols);
   Values<Op> sums = {};
-  if (cols.n > 0) {
-    for (int64_t row = begin + threadIdx.y; row < end; row += blockDim.y) {
+  if (n > 0) {
+    for (int row = threadIdx.y; row < rows; row += blockDim.y) {
       Values<Op> v;
-      act_grad_octet<Act>(v, args, order, {row * args.cols + cols.begin, cols.n});
+      act_grad_octet<Act>(v, args, order, {(first_row + row) * args.cols + first_col + col, n});
       add(sums, v);
     }
   }
   const Op total = sum_over_rows(sums);
-  const int64_t thread = threadIdx.x + blockDim.x * threadIdx.y;
-  if (thread < block_cols && first_col + thread < args.cols) {
-    args.partial[chunk * args.cols + first_col + thread] = total;
-  }
+  const int thread = threadIdx.x + blockDim.x * threadIdx.y;
+  if (thread < cols) args.partial[chunk * args.cols + first_col + thread] = total;
 }
 
 // dbias = partial summed over chunks: a thread for each column and every blockDim.y-th chunk.

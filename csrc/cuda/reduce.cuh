@@ -13,9 +13,9 @@ constexpr int kMaxReducedColumns = 64;
 template <int N, class Op>
 __device__ Op sum_over_rows(Op (&v)[N]) {
   __shared__ Op warp_sums[kThreads / kWarpSize][kMaxReducedColumns];
-  const int columns = N * blockDim.x;
-  const int thread = threadIdx.x + blockDim.x * threadIdx.y;
-  const int warps = blockDim.x * blockDim.y / kWarpSize;
+  const unsigned columns = N * blockDim.x;
+  const unsigned thread = threadIdx.x + blockDim.x * threadIdx.y;
+  const unsigned warps = blockDim.x * blockDim.y / kWarpSize;
   // A warp holds 32 / blockDim.x rows: halve them until one is left.
   TC_UNROLL
   for (int j = 0; j < N; ++j) {
@@ -30,7 +30,7 @@ __device__ Op sum_over_rows(Op (&v)[N]) {
   __syncthreads();
   Op total = 0;
   if (thread < columns) {
-    for (int warp = 0; warp < warps; ++warp) total += warp_sums[warp][thread];
+    for (unsigned warp = 0; warp < warps; ++warp) total += warp_sums[warp][thread];
   }
   return total;
 }

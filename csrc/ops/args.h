@@ -111,14 +111,14 @@ TC_HD void prox_grad_grad_element(const ProxGradGradArgs<T, Op>& args, int64_t i
   if (args.dl2) args.dl2[i] = static_cast<T>(d.l2);
 }
 
-// One tensor of a multi-tensor optimizer step. `state2` is null for SGD.
+// One tensor of a multi-tensor optimizer step. What an optimizer does not keep is null.
 template <class T>
 struct OptimTensor {
-  T* param;
-  const T* grad;
-  T *state1, *state2;
-  float* step;  // AdamW's step count, null for SGD
-  int64_t n;
+  T* param = nullptr;
+  const T* grad = nullptr;
+  T *state1 = nullptr, *state2 = nullptr;  // momentum_buffer; exp_avg, exp_avg_sq
+  float* step = nullptr;
+  int64_t n = 0;
 };
 
 // Hyperparameters of a step, and the update rule they make.

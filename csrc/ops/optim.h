@@ -13,79 +13,112 @@ namespace torchcalc {
 
 using TensorList = std::vector<Tensor>;
 
-inline void check_optim_list(const TensorList& list, const TensorList& params, const char* op,
-                             const char* name) {
-  STD_TORCH_CHECK(list.size() == params.size(), op, ": ", name, " has another length than params");
-  for (size_t k = 0; k < list.size(); ++k) {
-    check_like(list[k], params[0], op, name);
-    STD_TORCH_CHECK(list[k].numel() == params[k].numel() && list[k].is_contiguous(), op, ": ", name,
-                    " holds a tensor that does not fit its parameter or is not contiguous");
+// Walks the lists of a call in step with params. A call may bring thousands of small tensors, each
+// question to one of which costs a call into torch: each is asked once, and no more than needed.
+class OptimLists {
+ public:
+  OptimLists(const char* op, const TensorList& params) : op_(op), kind_(params.at(0)) {
+    sizes_.reserve(params.size());
+    for (const Tensor& t : params) sizes_.push_back(t.numel());
   }
-}
 
-// The tensors of one call as plain pointers, those without elements left out.
-template <class T>
-std::vector<OptimTensor<T>> optim_tensors(const TensorList& params, const TensorList& grads,
-                                          const TensorList* state1, const TensorList* state2,
-                                          const TensorList* steps) {
-  const auto at = [](const TensorList* list, size_t k) {
-    return list ? static_cast<T*>((*list)[k].data_ptr()) : nullptr;
-  };
-  std::vector<OptimTensor<T>> tensors;
-  tensors.reserve(params.size());
-  for (size_t k = 0; k < params.size(); ++k) {
-    tensors.push_back({.param = static_cast<T*>(params[k].data_ptr()),
-                       .grad = static_cast<const T*>(grads[k].data_ptr()),
-                       .state1 = at(state1, k),
-                       .state2 = at(state2, k),
-                       .step = steps ? static_cast<float*>((*steps)[k].data_ptr()) : nullptr,
-                       .n = params[k].numel()});
+  // set(k, address) for tensor k of a list whose tensors have the sizes of params.
+  template <class T, class F>
+  void each(const TensorList& list, const char* name, F set) const {
+    each<T>(list, name, kind_, [this](size_t k) { return sizes_[k]; }, set);
   }
-  return tensors;
-}
+
+  // The same for a list of one float32 each.
+  template <class F>
+  void each_scalar(const TensorList& list, const char* name, F set) const {
+    const Kind kind{aoti_torch_dtype_float32(), kind_.device_type, kind_.device_index};
+    each<float>(list, name, kind, [](size_t) { return 1; }, set);
+  }
+
+  template <class T>
+  std::vector<OptimTensor<T>> tensors() const {
+    std::vector<OptimTensor<T>> tensors(sizes_.size());
+    for (size_t k = 0; k < sizes_.size(); ++k) tensors[k].n = sizes_[k];
+    return tensors;
+  }
+
+ private:
+  struct Kind {
+    int32_t dtype, device_type, device_index;
+
+    Kind(int32_t dtype, int32_t device_type, int32_t device_index)
+        : dtype(dtype), device_type(device_type), device_index(device_index) {}
+
+    explicit Kind(const Tensor& t) {
+      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
+      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
+    }
+
+    bool operator==(const Kind&) const = default;
+  };
+
+  template <class T, class Size, class F>
+  void each(const TensorList& list, const char* name, const Kind& kind, Size size, F set) const {
+    STD_TORCH_CHECK(list.size() == sizes_.size(), op_, ": ", name,
+                    " has another length than params");
+    for (size_t k = 0; k < list.size(); ++k) {
+      const Tensor& t = list[k];
+      STD_TORCH_CHECK(Kind(t) == kind, op_, ": ", name,
+                      " holds a tensor of another dtype or device than params");
+      STD_TORCH_CHECK(t.numel() == size(k) && t.is_contiguous(), op_, ": ", name,
+                      " holds a tensor that does not fit its parameter or is not contiguous");
+      set(k, static_cast<T*>(t.data_ptr()));
+    }
+  }
+
+  const char* op_;
+  Kind kind_;
+  std::vector<int64_t> sizes_;
+};
 
 // params = prox(SGD(params)); updates momentum_buffers, which is empty where momentum is 0.
 template <class Device>
-void sgd_step(TensorList params, TensorList grads, TensorList momentum_buffers, double lr,
-              double momentum, double dampening, double weight_decay, bool nesterov, bool maximize,
-              bool first_step, double l1, double l2) {
+void sgd_step(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers,
+              double lr, double momentum, double dampening, double weight_decay, bool nesterov,
+              bool maximize, bool first_step, double l1, double l2) {
   constexpr const char* op = "sgd_step";
   if (params.empty()) return;
-  check_optim_list(params, params, op, "params");
-  check_optim_list(grads, params, op, "grads");
-  if (momentum != 0) check_optim_list(momentum_buffers, params, op, "momentum_buffers");
   const typename Device::Guard guard(params[0]);
   const SgdOptions options{lr,       momentum, dampening,  weight_decay, nesterov,
                            maximize, first_step, l1, l2};
   dispatch_dtype(params[0].scalar_type(), op, [&]<class T>(std::type_identity<T>) {
-    Device::sgd(optim_tensors<T>(params, grads, momentum != 0 ? &momentum_buffers : nullptr, nullptr,
-                                 nullptr),
-                options, params[0]);
+    const OptimLists lists(op, params);
+    auto tensors = lists.tensors<T>();
+    lists.each<T>(params, "params", [&](size_t k, T* data) { tensors[k].param = data; });
+    lists.each<T>(grads, "grads", [&](size_t k, T* data) { tensors[k].grad = data; });
+    if (momentum != 0) {
+      lists.each<T>(momentum_buffers, "momentum_buffers",
+                    [&](size_t k, T* data) { tensors[k].state1 = data; });
+    }
+    Device::sgd(tensors, options, params[0]);
   });
 }
 
 // params = prox(AdamW(params)); updates exp_avgs, exp_avg_sqs and adds 1 to each of steps.
 template <class Device>
-void adamw_step(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs,
-                TensorList steps, double lr, double beta1, double beta2, double eps,
-                double weight_decay, bool maximize, double l1, double l2, bool adaptive) {
+void adamw_step(const TensorList& params, const TensorList& grads, const TensorList& exp_avgs,
+                const TensorList& exp_avg_sqs, const TensorList& steps, double lr, double beta1,
+                double beta2, double eps, double weight_decay, bool maximize, double l1, double l2,
+                bool adaptive) {
   constexpr const char* op = "adamw_step";
   if (params.empty()) return;
-  check_optim_list(params, params, op, "params");
-  check_optim_list(grads, params, op, "grads");
-  check_optim_list(exp_avgs, params, op, "exp_avgs");
-  check_optim_list(exp_avg_sqs, params, op, "exp_avg_sqs");
-  STD_TORCH_CHECK(steps.size() == params.size(), op, ": steps has another length than params");
-  for (const Tensor& step : steps) {
-    STD_TORCH_CHECK(step.numel() == 1 && step.scalar_type() == ScalarType::Float &&
-                        same_device(step, params[0]),
-                    op, ": steps holds a tensor that is not one float32 on the params' device");
-  }
   const typename Device::Guard guard(params[0]);
   const AdamWOptions options{lr, beta1, beta2, eps, weight_decay, maximize, l1, l2, adaptive};
   dispatch_dtype(params[0].scalar_type(), op, [&]<class T>(std::type_identity<T>) {
-    Device::adamw(optim_tensors<T>(params, grads, &exp_avgs, &exp_avg_sqs, &steps), options,
-                  params[0]);
+    const OptimLists lists(op, params);
+    auto tensors = lists.tensors<T>();
+    lists.each<T>(params, "params", [&](size_t k, T* data) { tensors[k].param = data; });
+    lists.each<T>(grads, "grads", [&](size_t k, T* data) { tensors[k].grad = data; });
+    lists.each<T>(exp_avgs, "exp_avgs", [&](size_t k, T* data) { tensors[k].state1 = data; });
+    lists.each<T>(exp_avg_sqs, "exp_avg_sqs", [&](size_t k, T* data) { tensors[k].state2 = data; });
+    lists.each_scalar(steps, "steps", [&](size_t k, float* data) { tensors[k].step = data; });
+    Device::adamw(tensors, options, params[0]);
   });
 }
 

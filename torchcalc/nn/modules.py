@@ -46,7 +46,7 @@ class LinearAct(torch.nn.Linear):
         self.activation = activation
         self.dropout_p = dropout_p
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return functional.linear_act(
             x,
             self.weight,
@@ -85,7 +85,7 @@ class SoftThreshold(torch.nn.Module):
     See :func:`torchcalc.functional.soft_threshold`.
 
     Args:
-        lam: a float >= 0; a tensor, which becomes a buffer; or an ``nn.Parameter``, which is learned.
+        lam: a float >= 0; a tensor, which becomes a buffer; or an ``nn.Parameter``, learned.
     """
 
     lam: Tensor | float

@@ -10,7 +10,7 @@ _NATIVE = {"cpu", "meta"}  # meta: the fake kernels
 
 _cuda_library = Path(__file__).parent.parent / "_cuda.so"
 if torch.version.cuda is not None and _cuda_library.exists():
-    torch.ops.load_library(str(_cuda_library))
+    torch.ops.load_library(str(_cuda_library))  # type: ignore[no-untyped-call]
     _NATIVE.add("cuda")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -26,7 +27,9 @@ class Function(torch.autograd.Function):
         rule = cls.__dict__.get("tangents")
         if rule is not None:
             namespace = {"jvp": staticmethod(_as_jvp(rule.__func__)), "__module__": cls.__module__}
-            cls.WithJvp = type(cls)(f"{cls.__name__}WithJvp", (cls,), namespace)
+            cls.WithJvp = types.new_class(
+                f"{cls.__name__}WithJvp", (cls,), exec_body=lambda body: body.update(namespace)
+            )
 
 
 def _as_jvp(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,7 +37,7 @@ def _as_jvp(rule: Callable[..., Any]) -> Callable[..., Any]:
     # computes with plain operations would lose the outer levels' tangents and silently be 0. So
     # forward mode is on in here, and this level's tangents are taken off instead.
     def primal(t: Any) -> Any:
-        return forward_ad.unpack_dual(t).primal if isinstance(t, Tensor) else t
+        return forward_ad.unpack_dual(t).primal if isinstance(t, Tensor) else t  # type: ignore[no-untyped-call]
 
     def jvp(ctx: Any, *tangents: Any) -> Any:
         with forward_ad._set_fwd_grad_enabled(True):
@@ -65,11 +68,15 @@ def vmap_by_loop(
     return stacked, (0,) * len(stacked)
 
 
-def batch_first(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
-    """``t`` with its vmapped dimension, a new one of ``size`` where it has none, in front."""
-    if t is None:
-        return None
-    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+def fold(t: Tensor, dim: int | None, size: int) -> Tensor:
+    """A vmapped matrix, ``size`` times [M, N], as one of size * M rows."""
+    stacked = t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+    return stacked.flatten(0, 1)
+
+
+def unfold(t: Tensor, size: int) -> Tensor:
+    """[size * M, N] as [size, M, N]."""
+    return t.reshape(size, t.shape[0] // size, t.shape[1])
 
 
 def vjp(function: Callable[..., Outputs], primals: tuple[Tensor, ...], cotangents: Outputs) -> Any:

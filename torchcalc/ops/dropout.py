@@ -1,4 +1,4 @@
-"""Autograd Function of seeded dropout: y = kept ? x * scale : 0, mask a pure function of the seed."""
+"""Autograd Functions of seeded dropout: y = kept ? x * scale : 0, the mask drawn from the seed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class DropoutMask(torch.autograd.Function):
 
 def dropout_mask(shape: tuple[int, ...], seed: Tensor, threshold: int) -> Tensor:
     """Bool [*shape], True where an element is kept."""
-    mask: Tensor = DropoutMask.apply(shape, seed, threshold)
+    mask: Tensor = DropoutMask.apply(shape, seed, threshold)  # type: ignore[no-untyped-call]
     return mask
 
 

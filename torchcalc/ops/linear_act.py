@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchcalc.ops._autograd import Function, apply, batch_first, vmap_by_loop
+from torchcalc.ops._autograd import Function, apply, fold, unfold, vmap_by_loop
 from torchcalc.reference import linear_act as reference
 
 # A name's position is its code in csrc/math/activations.h.
@@ -31,7 +31,7 @@ class Saved(enum.IntEnum):
 
 
 def saved_kind(activation: str, has_residual: bool) -> Saved:
-    """The least that the derivative needs: y where it tells a, z where f' needs it, else nothing."""
+    """The least that the derivative needs: y where it tells a, z where f' needs z, or nothing."""
     if activation == "identity":
         return Saved.NOTHING
     if activation not in reference.FROM_OUTPUT:
@@ -89,16 +89,15 @@ class ActGrad(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        grad, saved, seed, activation, order, threshold, kind, bias_grad = args
+        grad, saved, _, activation, order, threshold, kind, bias_grad = args
         if threshold:  # the mask starts anew with each sample
             return vmap_by_loop(lambda *a: apply(ActGrad, *a), info, in_dims, args)
         size = info.batch_size
-        grad = batch_first(grad, in_dims[0], size)
-        saved = batch_first(saved, in_dims[1], size)
-        flat = None if saved is None else saved.flatten(0, 1)
-        dz = act_grad(grad.flatten(0, 1), flat, None, activation, order, 0, kind)
-        dz = dz.unflatten(0, grad.shape[:2])
-        return (dz, dz.sum(1) if bias_grad else dz.new_empty(size, 0)), (0, 0)
+        grad = fold(grad, in_dims[0], size)
+        if saved is not None:
+            saved = fold(saved, in_dims[1], size)
+        dz = unfold(act_grad(grad, saved, None, activation, order, 0, kind), size)
+        return (dz, dz.sum(1) if bias_grad else dz.new_empty(0)), (0, 0 if bias_grad else None)
 
     @staticmethod
     def tangents(
@@ -159,7 +158,7 @@ class LinearAct(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, weight, bias, residual, seed, *ctx.options = inputs
+        x, weight, bias, _, seed, *ctx.options = inputs
         y, kept = output
         kind = ctx.options[2]
         saved = y if kind == Saved.OUTPUT else kept if kind != Saved.NOTHING else None
@@ -199,18 +198,18 @@ class LinearAct(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        x, weight, bias, residual, seed, activation, threshold, kind = args
+        x, weight, bias, residual, _, activation, threshold, kind = args
         shared_weight = in_dims[1] is None and in_dims[2] is None
         if threshold or not shared_weight:  # a mask or a GEMM of its own for each sample
             return vmap_by_loop(lambda *a: apply(LinearAct, *a), info, in_dims, args)
         size = info.batch_size
-        x = batch_first(x, in_dims[0], size)
-        residual = batch_first(residual, in_dims[3], size)
-        flat = None if residual is None else residual.flatten(0, 1)
-        y, kept = apply(LinearAct, x.flatten(0, 1), weight, bias, flat, None, activation, 0, kind)
-        y = y.unflatten(0, x.shape[:2])
-        has_kept = kind in (Saved.PRE_ACTIVATION, Saved.ACTIVATION)
-        return (y, kept.reshape(y.shape) if has_kept else kept.new_empty(size, 0)), (0, 0)
+        x = fold(x, in_dims[0], size)
+        if residual is not None:
+            residual = fold(residual, in_dims[3], size)
+        y, kept = apply(LinearAct, x, weight, bias, residual, None, activation, 0, kind)
+        if kind in (Saved.PRE_ACTIVATION, Saved.ACTIVATION):
+            return (unfold(y, size), unfold(kept, size)), (0, 0)
+        return (unfold(y, size), kept), (0, None)
 
     @staticmethod
     def tangents(

@@ -84,10 +84,10 @@ class ProxGradGrad(_Elementwise):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         dense, of_tensor = _dense(ctx, ctx.saved_tensors)
         x = dense[4]
-        cotangents = tuple(
+        given = tuple(
             torch.zeros_like(x) if c is None or c.shape != x.shape else c for c in cotangents
         )
-        grads = vjp(reference.prox_grad_grad, dense, cotangents)
+        grads = vjp(reference.prox_grad_grad, dense, given)
         return (
             *(
                 _sum_to(g, t) if t is not None else None

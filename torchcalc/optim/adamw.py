@@ -23,10 +23,10 @@ class AdamW(ProximalOptimizer):
         v = (1 - lr weight_decay) w - lr m / ((1 - beta1^k) d)               (step k)
         w = argmin_w  lr penalty(w) + (w - v)^T D (w - v) / 2
 
-    With ``prox_metric="adaptive"`` D = diag(d), so s = lr / d: the metric of the update itself, whose
-    fixed points solve 0 in grad f + d penalty. With "lr" D is the identity, so s = lr. With L1, w is
-    S(v, s lam): weights become exactly zero. Bias corrections are computed in double. State and its
-    keys are torch.optim.AdamW's, and load both ways.
+    With ``prox_metric="adaptive"`` D = diag(d), so s = lr / d: the metric of the update itself,
+    whose fixed points solve 0 in grad f + d penalty. With "lr" D is the identity, so s = lr. With
+    L1, w is S(v, s lam): weights become exactly zero. Bias corrections are computed in double.
+    State and its keys are torch.optim.AdamW's, and load both ways.
 
     Args:
         params: parameters or groups of them, see :func:`torchcalc.optim.groups`.
@@ -93,10 +93,11 @@ class AdamW(ProximalOptimizer):
         }
 
     def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
+        params, grads, *states = batch.columns()
         torch.ops.torchcalc.adamw_step(
-            batch.params,
-            batch.grads,
-            *batch.states,
+            params,
+            grads,
+            *states,
             group["lr"],
             *group["betas"],
             group["eps"],

@@ -74,10 +74,11 @@ class SGD(ProximalOptimizer):
         return {"momentum_buffer": torch.zeros_like(param)}
 
     def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
+        params, grads, *states = batch.columns()
         torch.ops.torchcalc.sgd_step(
-            batch.params,
-            batch.grads,
-            *(batch.states or ([],)),
+            params,
+            grads,
+            *(states or [[]]),
             group["lr"],
             group["momentum"],
             group["dampening"],

@@ -1,0 +1,1 @@
+"""torchcalc beside eager PyTorch, torch.compile and the bare copy or GEMM: python -m benchmarks."""

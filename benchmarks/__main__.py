@@ -1,0 +1,138 @@
+"""python -m benchmarks: measure, print tables, write JSON and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from benchmarks import (
+    bench_dropout,
+    bench_import,
+    bench_linear_act,
+    bench_memory,
+    bench_optim,
+    bench_prox,
+    machine,
+    report,
+)
+from benchmarks.harness import Config, Row
+
+FAMILIES = {
+    "dropout": bench_dropout,
+    "linear_act": bench_linear_act,
+    "optim": bench_optim,
+    "prox": bench_prox,
+    "memory": bench_memory,
+    "import": bench_import,
+}
+RESULTS = Path(__file__).resolve().parent / "results"
+REPEATS = {"cpu": 21, "cuda": 101}
+QUICK_REPEATS = 3
+
+
+def main() -> None:
+    parser = argument_parser()
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
+    config = Config(
+        torch.device(args.device),
+        args.repeats or (QUICK_REPEATS if args.quick else REPEATS[args.device]),
+        args.quick,
+        args.compile,
+    )
+    torch.manual_seed(0)
+    results = run(config, args.family or list(FAMILIES))
+    report.print_tables(results)
+
+    whole = args.compile and not args.family and not args.quick
+    out = args.out or (RESULTS if whole else None)
+    if out is None:
+        print("Not written: name a folder with --out to keep a partial or quick run.")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    here = machine.describe(config.device)
+    path = out / f"{machine.slug(here)}.json"
+    path.write_text(report.to_json(here, results))
+    print(f"Written: {path}")
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No plot: matplotlib is not installed.")
+        return
+    from benchmarks.plot import plot
+
+    plot(path.with_suffix(".png"), here, results)
+    print(f"Written: {path.with_suffix('.png')}")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures torchcalc beside eager PyTorch, torch.compile and the bare copy or "
+        "GEMM: prints a table per family and writes JSON and a plot.",
+    )
+    parser.add_argument(
+        "family",
+        nargs="*",
+        choices=[[], *FAMILIES],
+        metavar="family",
+        help=f"measure only these of {', '.join(FAMILIES)}",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes and few repeats: tries the benchmarks themselves, times mean nothing",
+    )
+    parser.add_argument("--repeats", type=positive, metavar="N", help="rounds for each row")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where the results go; benchmarks/results for a complete run",
+    )
+    parser.add_argument(
+        "--no-compile", dest="compile", action="store_false", help="leave torch.compile out"
+    )
+    return parser
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def run(config: Config, families: list[str]) -> dict[str, list[Row]]:
+    tasks = [(name, task) for name in families for task in FAMILIES[name].tasks(config)]
+    results: dict[str, list[Row]] = {name: [] for name in families}
+    with progress(len(tasks)) as start:
+        for name, task in tasks:
+            start(f"{name}: {task.name}")
+            results[name].append(task.run())
+    return results
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Gives a function to call at the start of each task; a bar if there is a terminal for it."""
+    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+        yield lambda description: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, completed=-1)
+        yield lambda description: bar.update(task, advance=1, description=description)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Linear + gelu + dropout in one op; the baseline is the linear layer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.harness import Config, Roof, Row, Run, Task, dtype_name
+from torchcalc.functional import linear_act
+
+P = 0.1
+INFERENCE, TRAINING, BACKWARD = "forward, no_grad", "forward, grad mode", "forward + backward"
+BOUNDS = {  # (must, aim)
+    (INFERENCE, torch.float32): (1.25, 1.08),
+    (INFERENCE, torch.bfloat16): (2.0, 1.4),
+    (BACKWARD, torch.float32): (1.3, 1.1),
+    (BACKWARD, torch.bfloat16): (1.9, 1.4),
+}
+
+
+def tasks(config: Config) -> list[Task]:
+    return [
+        Task(f"{mode}, {dtype_name(dtype)}", partial(row, config, mode, dtype))
+        for mode in (INFERENCE, TRAINING, BACKWARD)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+
+
+def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.dropout(F.gelu(F.linear(x, weight, bias)), P)
+
+
+def row(config: Config, mode: str, dtype: torch.dtype) -> Row:
+    m, k, n = (32, 16, 64) if config.quick else (4096, 1024, 4096)
+    x = config.tensor(m, k, dtype=dtype)
+    weight = config.tensor(n, k, dtype=dtype) / k**0.5
+    inputs = [t.requires_grad_() for t in (x, weight, config.tensor(n, dtype=dtype))]
+    grad = config.tensor(m, n, dtype=dtype)
+
+    def contender(layer: Callable[..., Tensor]) -> Run:
+        if mode == INFERENCE:
+            return torch.no_grad()(partial(layer, *inputs))
+        if mode == TRAINING:
+            return partial(layer, *inputs)
+        return lambda: torch.autograd.grad(layer(*inputs), inputs, grad)
+
+    layers = {
+        "F.linear": F.linear,
+        **config.with_compiled(eager),
+        "torchcalc": partial(linear_act, activation="gelu", dropout_p=P),
+    }
+    bound = BOUNDS.get((mode, dtype))
+    gemms = 3 if mode == BACKWARD else 1
+    return Row(
+        mode,
+        f"{m} x {k} -> {n}",
+        dtype_name(dtype),
+        config.measure({name: contender(layer) for name, layer in layers.items()}),
+        baseline="F.linear",
+        bound=config.bound(*bound) if bound else None,
+        roof=Roof("F.linear", gemms * 2 * m * k * n, "GFLOP/s"),
+    )

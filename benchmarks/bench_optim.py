@@ -1,0 +1,101 @@
+"""A step with the L1 prox inside the kernel; the baseline is torch's fused step without a penalty.
+
+"eager" is torch's fused step and a soft-threshold pass over the parameters, by lr * lam; torchcalc's
+AdamW takes its default metric, where that step differs for each coordinate. The roof copies as many
+bytes as a step reads and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Config, Roof, Row, Run, Task, size_name
+from torchcalc import optim
+from torchcalc.prox import L1
+
+LR, LAM, MOMENTUM = 1e-3, 1e-2, 0.9
+NO_PENALTY = "torchcalc, no penalty"
+Make = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+def tasks(config: Config) -> list[Task]:
+    few = (2, 1024) if config.quick else (16, 2**20)
+    many = (10, 16) if config.quick else (1000, 1000)
+    adamw = partial(row, config, "AdamW", torch.optim.AdamW, optim.AdamW, {}, 7)
+    sgd = partial(row, config, "SGD", torch.optim.SGD, optim.SGD, {"momentum": MOMENTUM}, 5)
+    return [
+        Task("AdamW, few large", partial(adamw, few, must=1.10, aim=1.0)),
+        Task("AdamW, many small", partial(adamw, many, must=0.7, aim=0.3)),
+        Task("SGD, few large", partial(sgd, few)),
+        Task("SGD, many small", partial(sgd, many)),
+    ]
+
+
+def row(
+    config: Config,
+    name: str,
+    theirs: Callable[..., torch.optim.Optimizer],
+    ours: Callable[..., torch.optim.Optimizer],
+    options: dict[str, Any],
+    passes: int,
+    sizes: tuple[int, int],
+    must: float | None = None,
+    aim: float | None = None,
+) -> Row:
+    """``passes``: how often a step reads or writes as much memory as the parameters take."""
+    fused = partial(theirs, lr=LR, fused=True, **options)
+    plain = partial(ours, lr=LR, **options)
+    baseline = f"{name}(fused)"
+    contenders = {
+        baseline: step(config, sizes, fused),
+        "eager": step(config, sizes, fused, shrink=True),
+        NO_PENALTY: step(config, sizes, plain),
+        "torchcalc": step(config, sizes, partial(plain, penalty=L1(LAM))),
+    }
+    work = passes * sizes[0] * sizes[1] * 4
+    source = torch.zeros(work // 2, dtype=torch.uint8, device=config.device)
+    contenders["copy"] = partial(torch.empty_like(source).copy_, source)
+    count, numel = sizes
+    return Row(
+        f"{name} + L1",
+        f"{count} x {size_name(numel)}",
+        "float32",
+        config.measure(contenders),
+        baseline=baseline,
+        bound=config.bound(must, aim) if must and aim else None,
+        roof=Roof("copy", work, "GB/s"),
+    )
+
+
+def step(config: Config, sizes: tuple[int, int], make: Make, shrink: bool = False) -> Run:
+    """One step over parameters of its own, followed by ``shrink_`` if asked for."""
+    count, numel = sizes
+    params = [config.tensor(numel).requires_grad_() for _ in range(count)]
+    for param in params:
+        param.grad = torch.randn_like(param)
+    optimizer = make(params)
+    if not shrink:
+        return optimizer.step
+
+    def run() -> None:
+        optimizer.step()
+        shrink_(params, LR * LAM)
+
+    return run
+
+
+@torch.no_grad()
+def shrink_(params: list[Tensor], lam: float) -> None:
+    """w = S(w, lam), the fastest way that plain PyTorch has on the device."""
+    if params[0].is_cuda:  # few launches matter more than few passes
+        clipped = torch._foreach_clamp_min(params, -lam)
+        torch._foreach_clamp_max_(clipped, lam)
+        torch._foreach_sub_(params, clipped)
+    else:
+        for param in params:
+            torch.ops.aten.softshrink.out(param, lam, out=param)

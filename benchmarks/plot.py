@@ -1,0 +1,138 @@
+"""Results as a picture: bars of each contender's figure, grouped by row, bounds marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.harness import SUBJECT, Row
+from benchmarks.report import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = {
+    "eager": "#b8bcc4",
+    "torch.compile": "#7d9cc9",
+    "torchcalc, no penalty": "#f3bd96",
+    SUBJECT: "#dd6b20",
+}
+INK = "#2d3748"
+TITLES = {
+    "dropout": "Dropout",
+    "linear_act": "Linear + gelu + dropout",
+    "optim": "Optimizer step with L1",
+    "prox": "Soft threshold",
+    "memory": "Saved for backward",
+    "import": "Import",
+}
+
+
+def plot(path: Path, machine: dict[str, Any], results: Results) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = {family: rows for family, rows in results.items() if rows}
+    columns = _columns(panels)
+    height = max(sum(_height(panels[family]) for family in column) for column in columns)
+    fig = plt.figure(figsize=(7.2 * len(columns), 0.24 * height + 1.5), layout="constrained")
+    head, body = fig.subfigures(2, 1, height_ratios=[1.1, 0.24 * height])
+    parts = body.subfigures(1, len(columns), squeeze=False)[0]
+    for part, column in zip(parts, columns, strict=True):
+        heights = [_height(panels[family]) for family in column]
+        axes = part.subplots(len(column), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for ax, family in zip(axes, column, strict=True):
+            _panel(ax, TITLES[family], panels[family])
+    _head(head, machine, {name for rows in panels.values() for row in rows for name in row.rounds})
+    fig.savefig(path, dpi=130, facecolor="white")
+    plt.close(fig)
+
+
+def _height(rows: list[Row]) -> float:
+    """In bars: those of the rows, a gap for each row, and the panel's title and axis."""
+    return sum(len(row.compared) + 1 for row in rows) + 3.5
+
+
+def _columns(panels: Results) -> list[list[str]]:
+    """The families in order, in one column or two of about the same height."""
+    families = list(panels)
+    heights = [_height(panels[family]) for family in families]
+    if len(families) < 3:
+        return [families]
+    split = min(range(1, len(families)), key=lambda k: max(sum(heights[:k]), sum(heights[k:])))
+    return [families[:split], families[split:]]
+
+
+def _panel(ax: Axes, title: str, rows: list[Row]) -> None:
+    ticks, labels, top, largest = [], [], 0.0, 0.0
+    for row in rows:
+        figures = {name: row.figure(name) for name in row.compared}
+        for k, (name, figure) in enumerate(figures.items()):
+            ours = name == SUBJECT
+            ax.barh(top + k, figure, height=0.86, color=COLORS[name])
+            ax.annotate(
+                f"{figure:.3g}",
+                (figure, top + k),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=INK,
+                fontweight="bold" if ours else "normal",
+            )
+        bottom = top + len(figures) - 1
+        if row.bound:
+            span = (top - 0.6, bottom + 0.6)
+            ax.plot([row.bound.must] * 2, span, color=INK, lw=2, solid_capstyle="butt", zorder=3)
+            if row.bound.aim:
+                ax.plot([row.bound.aim] * 2, span, color=INK, lw=1, ls=(0, (2, 1.5)), zorder=3)
+            largest = max(largest, row.bound.must)
+        largest = max(largest, *figures.values())
+        ticks.append((top + bottom) / 2)
+        labels.append(_label(row))
+        top = bottom + 2
+    if rows[0].baseline:
+        ax.axvline(1, color=INK, lw=0.8, alpha=0.45, zorder=0)
+    ax.set_yticks(ticks, labels, fontsize=8.5, color=INK)
+    ax.set_ylim(top - 0.9, -1.1)
+    ax.set_xlim(0, largest * 1.13)
+    ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+    ax.set_xlabel("time / baseline" if rows[0].baseline else rows[0].unit, fontsize=8, color=INK)
+    ax.tick_params(axis="x", labelsize=8, colors=INK, length=3)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines["bottom"].set_color("#a0aec0")
+
+
+def _label(row: Row) -> str:
+    lines = [row.name, " ".join(filter(None, (row.sizes, row.dtype)))]
+    if row.baseline:
+        lines.append(f"baseline {row.baseline}: {row.value(row.baseline):.3g} {row.unit}")
+    return "\n".join(filter(None, lines))
+
+
+def _head(head: Any, machine: dict[str, Any], names: set[str]) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
+    head.text(
+        0.012, 0.86, "torchcalc beside eager PyTorch and torch.compile: shorter is better",
+        fontsize=14, fontweight="bold", color=INK, va="top",
+    )  # fmt: skip
+    head.text(
+        0.012, 0.5, f"{where}; torch {machine['torch']}; {machine['date'][:10]}",
+        fontsize=9, color=INK, va="top",
+    )  # fmt: skip
+    keys: list[Any] = [Patch(color=c, label=name) for name, c in COLORS.items() if name in names]
+    keys += [
+        Line2D([], [], color=INK, lw=2, label="must stay under"),
+        Line2D([], [], color=INK, lw=1, ls=(0, (2, 1.5)), label="aim"),
+        Line2D([], [], color=INK, lw=0.8, alpha=0.45, label="baseline"),
+    ]
+    head.legend(
+        handles=keys, loc="lower left", bbox_to_anchor=(0.004, -0.1), ncols=len(keys),
+        frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.4, columnspacing=1.4,
+    )  # fmt: skip
