@@ -26,7 +26,7 @@ struct Cpu {
   static void dropout(const T* x, T* y, int64_t n, const int64_t* seed, int64_t threshold) {
     const auto scale = static_cast<opmath_t<T>>(math::dropout_scale(threshold));
     for_each_segment(
-        n, [&] { return Mask(seed, threshold); },
+        0, n, [&] { return Mask(seed, threshold); },
         [&](Mask& mask, int64_t begin, int64_t count) {
           drop(y + begin, x + begin, mask.draw(begin, count), mask.threshold(), scale, count);
         });
@@ -34,7 +34,7 @@ struct Cpu {
 
   static void dropout_mask(bool* kept, int64_t n, const int64_t* seed, int64_t threshold) {
     for_each_segment(
-        n, [&] { return Mask(seed, threshold); },
+        0, n, [&] { return Mask(seed, threshold); },
         [&](Mask& mask, int64_t begin, int64_t count) {
           compare(kept + begin, mask.draw(begin, count), mask.threshold(), count);
         });

@@ -28,26 +28,15 @@ struct Tiling {
 };
 
 template <class Act, class T>
-void epilogue_rows(const EpilogueArgs<T>& args, int64_t begin, int64_t end) {
+void epilogue_segment(const EpilogueArgs<T>& args, Mask& mask, int64_t begin, int64_t n) {
   using Op = opmath_t<T>;
   alignas(64) Op v[kSegment];
-  Mask mask(args.seed, args.threshold);
-  const Op scale = static_cast<Op>(mask.dropout_scale());
-  const Tiling tiling(args.rows, args.cols);
-  tiling.for_each(begin, end, 0, args.cols, [&](int64_t row, int64_t rows, int64_t col, int64_t cols) {
-    const int64_t i = row * args.cols + col;
-    const int64_t n = rows * cols;
-    load(v, args.z + i, n);
-    if (args.bias) {
-      for (int64_t r = 0; r < rows; ++r) add(v + r * cols, args.bias + col, cols);
-    }
-    if (args.keep_z) store(args.z + i, v, n);
-    activate<Act>(v, n);
-    if (args.a) store(args.a + i, v, n);
-    if (mask.drops()) mask.apply(v, scale, i, n);
-    if (args.residual) add(v, args.residual + i, n);
-    store(args.y + i, v, n);
-  });
+  load(v, args.z + begin, n);
+  activate<Act>(v, n);
+  if (args.a) store(args.a + begin, v, n);
+  if (mask.drops()) mask.apply(v, static_cast<Op>(mask.dropout_scale()), begin, n);
+  if (args.residual) add(v, args.residual + begin, n);
+  store(args.y + begin, v, n);
 }
 
 template <class Act, int Order, class T, class Op>
@@ -100,10 +89,11 @@ struct Cpu {
   static void epilogue(math::Activation activation, const EpilogueArgs<T>& args, int64_t begin,
                        int64_t end) {
     math::dispatch_activation(activation, [&]<class Act>(Act) {
-      const int64_t grain = ceil_div(kGrain, args.cols);
-      torch::stable::parallel_for(begin, end, grain, [&](int64_t first, int64_t last) {
-        epilogue_rows<Act>(args, first, last);
-      });
+      for_each_segment(
+          begin * args.cols, end * args.cols, [&] { return Mask(args.seed, args.threshold); },
+          [&](Mask& mask, int64_t first, int64_t n) {
+            epilogue_segment<Act>(args, mask, first, n);
+          });
     });
   }
 

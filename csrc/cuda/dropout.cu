@@ -1,7 +1,7 @@
 #include "ops/dropout.h"
 
-#include "cuda/dropout_kernels.cuh"
 #include "cuda/device.h"
+#include "cuda/dropout_kernels.cuh"
 
 namespace torchcalc::cuda {
 namespace {

@@ -1,7 +1,7 @@
 #include "ops/linear_act.h"
 
-#include "cuda/linear_act_kernels.cuh"
 #include "cuda/device.h"
+#include "cuda/linear_act_kernels.cuh"
 
 namespace torchcalc::cuda {
 namespace {

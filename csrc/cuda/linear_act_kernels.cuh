@@ -9,23 +9,6 @@
 
 namespace torchcalc::cuda {
 
-// v += bias, for an octet of the row-major matrix that may run on into the next rows.
-template <class T>
-__device__ void add_bias(Values<opmath_t<T>>& v, const T* bias, int64_t begin, int64_t cols) {
-  Values<opmath_t<T>> b;
-  int64_t col = begin % cols;
-  if (col + kOctet <= cols) {
-    load(b, bias + col, kOctet);
-  } else {
-    TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) {
-      b[j] = static_cast<opmath_t<T>>(bias[col]);
-      col = col + 1 == cols ? 0 : col + 1;
-    }
-  }
-  add(v, b);
-}
-
 // One octet of the flat matrix for each thread.
 template <class Act, class T>
 __global__ void __launch_bounds__(kThreads)
@@ -34,8 +17,6 @@ __global__ void __launch_bounds__(kThreads)
   if (at.n == 0) return;
   Values<opmath_t<T>> v;
   load(v, args.z + at.begin, at.n);
-  if (args.bias) add_bias(v, args.bias, at.begin, args.cols);
-  if (args.keep_z) store(args.z + at.begin, v, at.n);
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) v[j] = Act::value(v[j]);
   if (args.a) store(args.a + at.begin, v, at.n);
@@ -50,7 +31,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // dz of one octet: stored, and left in v.
 template <class Act, class T, class Op>
-__device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, int order, Octet at) {
+__device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, int64_t order,
+                               Octet at) {
   Values<Op> u = {};
   load(v, args.grad + at.begin, at.n);
   if (args.saved) load(u, args.saved + at.begin, at.n);
@@ -65,7 +47,8 @@ __device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, in
 
 // One octet of the flat matrix for each thread.
 template <class Act, class T, class Op>
-__global__ void __launch_bounds__(kThreads) act_grad_kernel(ActGradArgs<T, Op> args, int order) {
+__global__ void __launch_bounds__(kThreads)
+    act_grad_kernel(ActGradArgs<T, Op> args, int64_t order) {
   const Octet at = thread_octet(args.rows * args.cols);
   if (at.n == 0) return;
   Values<Op> v;
@@ -75,7 +58,8 @@ __global__ void __launch_bounds__(kThreads) act_grad_kernel(ActGradArgs<T, Op> a
 // A block does one chunk of rows and 8 blockDim.x columns of it: a thread holds an octet of columns
 // and goes down the rows, and the block's partial sums of dbias go to args.partial.
 template <class Act, class T, class Op>
-__global__ void __launch_bounds__(kThreads) act_bias_grad_kernel(ActGradArgs<T, Op> args, int order) {
+__global__ void __launch_bounds__(kThreads)
+    act_bias_grad_kernel(ActGradArgs<T, Op> args, int64_t order) {
   const int64_t block_cols = int64_t{kOctet} * blockDim.x;
   const int64_t blocks_across = ceil_div(args.cols, block_cols);
   const int64_t chunk = blockIdx.x / blocks_across;
@@ -97,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) act_bias_grad_kernel(ActGradArgs<T, 
   if (thread < cols) args.partial[chunk * args.cols + first_col + thread] = total;
 }
 
-// dbias = partial summed over chunks: a thread for each column and every blockDim.y-th chunk.
+// dbias = partial summed over chunks: each thread has one column and every blockDim.y-th chunk.
 template <class T, class Op>
 __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(ActGradArgs<T, Op> args) {
   const int64_t chunks = row_chunks(args.rows);
@@ -133,10 +117,10 @@ void act_grad(math::Activation activation, int64_t order, const ActGradArgs<T, O
   math::dispatch_activation(activation, [&]<class Act>(Act) {
     if (args.dbias) {
       const int64_t blocks = row_chunks(args.rows) * ceil_div(args.cols, int64_t{kOctet} * across);
-      launch(act_bias_grad_kernel<Act, T, Op>, blocks, block, stream, args, static_cast<int>(order));
+      launch(act_bias_grad_kernel<Act, T, Op>, blocks, block, stream, args, order);
     } else {
       launch(act_grad_kernel<Act, T, Op>, octet_blocks(args.rows * args.cols), kThreads, stream,
-             args, static_cast<int>(order));
+             args, order);
     }
   });
   if (args.dbias) {

@@ -35,7 +35,7 @@ __device__ inline Octet thread_octet(int64_t total) {
 
 inline int64_t octet_blocks(int64_t total) { return ceil_div(total, int64_t{kThreads} * kOctet); }
 
-// The elements of one 16-byte access. A plain store of them nvcc may take apart; __stwb it does not.
+// The elements of one 16-byte access. nvcc may take a plain store of them apart, but not __stwb.
 template <class T>
 struct Pack {
   static constexpr int kSize = sizeof(uint4) / sizeof(T);
@@ -101,8 +101,8 @@ __device__ inline uint32_t kept_of_group(uint64_t seed, uint64_t group, uint32_t
   return kept;
 }
 
-// Bit j is set where element begin + j is kept. Octets of a flat array are Philox groups; those of a
-// matrix's row, where its width is not a multiple of eight, reach over two groups.
+// Bit j is set where element begin + j is kept. Octets of a flat array are Philox groups; those of
+// a matrix's row, where its width is not a multiple of eight, reach over two groups.
 __device__ inline uint32_t kept_of_octet(const int64_t* seed, Octet at, int64_t threshold) {
   const auto group = static_cast<uint64_t>(at.begin) / kOctet;
   const auto skip = static_cast<int>(at.begin % kOctet);

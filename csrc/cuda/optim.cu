@@ -1,7 +1,7 @@
 #include "ops/optim.h"
 
-#include "cuda/optim_kernels.cuh"
 #include "cuda/device.h"
+#include "cuda/optim_kernels.cuh"
 
 namespace torchcalc::cuda {
 namespace {

@@ -114,10 +114,10 @@ void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options,
          cudaStream_t stream) {
   dispatch_bool(options.momentum != 0, [&](auto momentum) {
     dispatch_bool(options.l1 != 0 || options.l2 != 0, [&](auto penalised) {
-      const auto rule = options.rule<opmath_t<T>, momentum, penalised>();
+      using Rule = math::SgdRule<opmath_t<T>, momentum, penalised>;
+      const Rule rule = options.rule<opmath_t<T>, momentum, penalised>();
       for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
-        launch(sgd_kernel<T, decltype(options.rule<opmath_t<T>, momentum, penalised>())>,
-               batch.first_block[batch.count], kThreads, stream, batch, rule);
+        launch(sgd_kernel<T, Rule>, batch.first_block[batch.count], kThreads, stream, batch, rule);
       });
     });
   });

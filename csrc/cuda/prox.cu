@@ -1,7 +1,7 @@
 #include "ops/prox.h"
 
-#include "cuda/prox_kernels.cuh"
 #include "cuda/device.h"
+#include "cuda/prox_kernels.cuh"
 
 namespace torchcalc::cuda {
 namespace {

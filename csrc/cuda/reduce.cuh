@@ -6,10 +6,10 @@ namespace torchcalc::cuda {
 
 constexpr int kMaxReducedColumns = 64;
 
-// Sums over a block's rows of threads: thread (x, y) holds N columns, those from N x on, and thread
-// number c = x + blockDim.x y < N blockDim.x gets the total of column c. Every thread of the block
-// must call it, and only once in a kernel. The order of the sum is fixed by the block's shape.
-// blockDim.x is a power of two <= 32, the block is whole warps and N blockDim.x <= 64 threads or more.
+// Sums over a block's rows of threads. Thread (x, y) holds N columns, those from N x on; thread
+// number c = x + blockDim.x y gets the total of column c, those behind the last column get 0. The
+// block's shape alone fixes the order of the sum. Every thread of the block must call it, once in a
+// kernel. blockDim.x is a power of two <= 32, the block is whole warps, N blockDim.x <= 64.
 template <int N, class Op>
 __device__ Op sum_over_rows(Op (&v)[N]) {
   __shared__ Op warp_sums[kThreads / kWarpSize][kMaxReducedColumns];

@@ -18,18 +18,16 @@ enum class Saved : int64_t {
   kOutput,         // y = scale * a where kept: needs no memory of its own
 };
 
-// y = residual + dropout(f(z)), z = product + bias, on a row-major [rows, cols] matrix.
+// y = residual + dropout(f(z)) on a row-major [rows, cols] matrix.
 template <class T>
 struct EpilogueArgs {
-  T* z;               // [rows, cols] in: the product; out: z, if keep_z. May be y.
+  const T* z;         // [rows, cols]; may be y
   T* y;               // [rows, cols]
   T* a;               // [rows, cols] out, or null
-  const T* bias;      // [cols] or null
   const T* residual;  // [rows, cols] or null
   const int64_t* seed;
   int64_t threshold;  // 0: no dropout
   int64_t rows, cols;
-  bool keep_z;
 };
 
 // dz = mask(factor * d<Order>(grad, u)), u = saved * saved_scale;  dbias = sum of dz over rows.

@@ -11,12 +11,14 @@
 // Input checks, allocation and the GEMM of linear_act and act_grad, for every device.
 namespace torchcalc {
 
-// out = a b, by the library's GEMM.
-inline void matmul_out(const Tensor& out, const Tensor& a, const Tensor& b) {
+// out = x W^T + b, by the library's GEMM: it adds the bias before it rounds, which in bfloat16 the
+// epilogue could not.
+inline void linear_out(const Tensor& out, const Tensor& x, const Tensor& weight,
+                       const OptionalTensor& bias) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
+  std::array<StableIValue, 4> stack{from(x), from(weight), from(bias), from(out)};
   STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+      torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // take back the reference to out
 }
 
@@ -33,8 +35,7 @@ inline Saved checked_saved(int64_t saved, const char* op) {
 }
 
 // y = residual + dropout(f(x W^T + b)).  x [M, K], weight [N, K], bias [N], residual [M, N].
-// `Device` runs the epilogue on rows [begin, end) of a product that lies in cache where
-// Device::block_rows(N) rows do.  Returns y and what `saved` asks to keep (else an empty tensor).
+// The GEMM and `Device`'s epilogue take turns, Device::block_rows(M) rows at a time.  Returns y and what `saved` asks to keep (else an empty tensor).
 template <class Device>
 std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor weight, OptionalTensor bias,
                                       OptionalTensor residual, OptionalTensor seed,
@@ -47,7 +48,6 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor weight, OptionalTensor bi
   if (bias) {
     check_like(*bias, x, op, "bias");
     STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == cols, op, ": bias has another size");
-    bias = as_contiguous(bias);
   }
   if (residual) {
     check_like(*residual, x, op, "residual");
@@ -65,29 +65,26 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor weight, OptionalTensor bi
   const Tensor kept = keep_z || keep_a ? empty_like_with(x, {rows, cols}) : empty_like_with(x, {0});
   if (rows == 0 || cols == 0) return {y, kept};
 
-  Tensor product = keep_z ? kept : y;
-  Tensor transposed = torch::stable::transpose(weight, 0, 1);
+  Tensor z = keep_z ? kept : y;
   dispatch_dtype(x.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     const EpilogueArgs<T> args{
-        .z = static_cast<T*>(product.data_ptr()),
+        .z = static_cast<const T*>(z.data_ptr()),
         .y = static_cast<T*>(y.data_ptr()),
         .a = keep_a ? static_cast<T*>(kept.data_ptr()) : nullptr,
-        .bias = data_or_null<const T>(bias),
         .residual = data_or_null<const T>(residual),
         .seed = seed_ptr,
         .threshold = threshold,
         .rows = rows,
         .cols = cols,
-        .keep_z = keep_z,
     };
     const int64_t block = Device::block_rows(rows);
     for (int64_t begin = 0; begin < rows; begin += block) {
       const int64_t count = std::min(block, rows - begin);
       if (count == rows) {
-        matmul_out(product, x, transposed);
+        linear_out(z, x, weight, bias);
       } else {
-        matmul_out(torch::stable::narrow(product, 0, begin, count),
-                   torch::stable::narrow(x, 0, begin, count), transposed);
+        linear_out(torch::stable::narrow(z, 0, begin, count),
+                   torch::stable::narrow(x, 0, begin, count), weight, bias);
       }
       Device::epilogue(f, args, begin, begin + count);
     }

@@ -4,57 +4,49 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 
 import torch
 
 from torchcalc import ops
 
-_SEEDS = 2**63  # what both torch.manual_seed and torchcalc's masks take
-
 
 def count(text: str) -> int:
     """An integer >= 1."""
-    return _integer(text, 1, None)
+    return _integer(text, ">= 1", range(1, 2**63))
 
 
 def seed(text: str) -> int:
-    """An integer in [0, 2^63)."""
-    return _integer(text, 0, _SEEDS)
+    """An integer that both torch.manual_seed and torchcalc's masks take."""
+    return _integer(text, "in [0, 2^63)", range(2**63))
 
 
-def _integer(text: str, low: int, high: int | None) -> int:
-    wanted = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high})"
+def _integer(text: str, bound: str, allowed: range) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise ArgumentTypeError(f"must be {wanted}, got {text!r}") from None
-    if value < low or (high is not None and value >= high):
-        raise ArgumentTypeError(f"must be {wanted}, got {text!r}")
+        value = allowed.start - 1
+    if value not in allowed:
+        raise ArgumentTypeError(f"must be an integer {bound}, got {text!r}")
     return value
 
 
 def strength(text: str) -> float:
     """A finite number >= 0."""
-    value = _number(text, ">= 0")
-    if value < 0:
-        raise ArgumentTypeError(f"must be a finite number >= 0, got {text!r}")
-    return value
+    return _number(text, ">= 0", lambda value: value >= 0)
 
 
 def rate(text: str) -> float:
     """A finite number > 0."""
-    value = _number(text, "> 0")
-    if value <= 0:
-        raise ArgumentTypeError(f"must be a finite number > 0, got {text!r}")
-    return value
+    return _number(text, "> 0", lambda value: value > 0)
 
 
-def _number(text: str, bound: str) -> float:
+def _number(text: str, bound: str, is_in: Callable[[float], bool]) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not (math.isfinite(value) and is_in(value)):
         raise ArgumentTypeError(f"must be a finite number {bound}, got {text!r}")
     return value
 

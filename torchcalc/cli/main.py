@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from torchcalc import __version__
@@ -13,7 +15,10 @@ from torchcalc.cli.demo.settings import Settings
 
 _EXTRAS = ("sklearn", "matplotlib", "rich")
 
-_DEMO = """\
+# Of each command: the line in the list of commands, the text above its options and the one below.
+_DEMO = (
+    "train a dense and a sparse model and compare them",
+    """\
 Trains the same MLP (64-256-256-10, gelu, dropout 0.1) on scikit-learn's handwritten digits twice,
 from the same initial weights, on the same batches, with the same learning rate and steps:
 
@@ -21,20 +26,24 @@ from the same initial weights, on the same batches, with the same learning rate 
   sparse  torchcalc.nn.LinearAct, torchcalc.optim.AdamW with an L1 penalty on the weights
 
 Prints a table of both and writes report.json, sparse.pt (the sparse model's state_dict, of the
-first seed), training.png and weights.png. Nothing is downloaded."""
-
-_DEMO_FIGURES = """\
+first seed), training.png and weights.png. Nothing is downloaded.""",
+    """\
 figures (means over the seeds):
+  test accuracy         share of the 450 digits kept for testing that are named rightly
   exactly zero weights  share of the weight matrices' elements that are 0.0; biases do not count
-  time per step         median over all steps of forward + backward + optimizer; evaluation and
-                        fetching the batch are not in it
+  time per step         median over all steps of forward + backward + optimizer, on one CPU thread
+                        or on the GPU; without evaluation and without fetching the batch
   saved for backward    bytes that autograd keeps from forward to backward in one step: every saved
-                        tensor's storage once, the loss's included, parameters not"""
-
-_CHECK = """\
-Differentiates every op of torchcalc numerically and compares, in float64: first derivatives in
-reverse (gradcheck) and forward mode (forward AD), second derivatives in reverse over reverse and
-forward over reverse (gradgradcheck). Exits with 1 if anything fails."""
+                        tensor's storage once, the loss's included, parameters not""",
+)
+_INFO = ("print versions, build, SIMD level and devices", "What this torchcalc is made of.")
+_CHECK = (
+    "check the derivatives of every op on this machine",
+    """\
+Compares every op's derivatives with finite differences, in float64: first derivatives in reverse
+mode (gradcheck) and in forward mode (forward AD), second derivatives in reverse over reverse and in
+forward over reverse mode (gradgradcheck). Exits with 1 if anything fails.""",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,20 +54,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"torchcalc {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    def add(name: str, summary: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
-        return commands.add_parser(
+    def add(
+        name: str, run: Callable[..., int], summary: str, text: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(
             name,
             help=summary,
             description=text,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        command.set_defaults(run=run, parser=command)
+        return command
 
-    demo = add("demo", "train a dense and a sparse model and compare them", _DEMO, _DEMO_FIGURES)
-    _add_demo_options(demo)
-    add("info", "print versions, build, SIMD level and devices", "What this torchcalc is made of.")
-    check = add("check", "check the derivatives of every op on this machine", _CHECK)
-    _add_check_options(check)
+    _add_demo_options(add("demo", _run_demo, _DEMO[0], _DEMO[1], _DEMO[2]))
+    add("info", _run_info, _INFO[0], _INFO[1])
+    _add_check_options(add("check", _run_check, _CHECK[0], _CHECK[1]))
     return parser
 
 
@@ -136,37 +147,54 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
     )
 
 
+# Each command's modules are imported here: info must work where the demo's packages are not.
+
+
+def _run_demo(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if len(set(args.seeds)) < len(args.seeds):
+        parser.error("argument --seeds: names a seed twice")
+    try:
+        from torchcalc.cli.demo import run
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        print(f"the demo needs {package}: pip install torchcalc[demo]", file=sys.stderr)
+        return 1
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --out: {error}")
+    if not os.access(args.out, os.W_OK):
+        parser.error(f"argument --out: {args.out} is not writable")
+    options = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    return run.run(Settings(**{**options, "seeds": tuple(args.seeds)}))
+
+
+def _run_info(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from torchcalc.cli import info
+
+    return info.run()
+
+
+def _run_check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from torchcalc.cli import check
+
+    try:
+        chosen = check.select(args.op)
+    except ValueError as error:
+        parser.error(f"argument --op: {error}")
+    return check.run(chosen, args.device)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
-    # Each command's modules are imported here: info must work where the demo's packages are not.
+    if args.command is None:
+        parser.print_help()
+        return 0
     try:
-        if args.command == "info":
-            from torchcalc.cli import info
-
-            return info.run()
-        if args.command == "check":
-            from torchcalc.cli import check
-
-            return check.run(args.op, args.device)
-        if args.command == "demo":
-            if len(set(args.seeds)) < len(args.seeds):
-                raise SystemExit(_error("demo: argument --seeds: the same seed twice"))
-            del args.command
-            from torchcalc.cli.demo import run
-
-            return run.run(Settings(**{**vars(args), "seeds": tuple(args.seeds)}))
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRAS:
-            raise
-        return _error(f"the demo needs {error.name}: pip install torchcalc[demo]")
+        return int(args.run(args, args.parser))
     except KeyboardInterrupt:
         return 130  # what a shell reports for it
-    parser.print_help()
-    return 0
-
-
-def _error(message: str) -> int:
-    print(f"torchcalc: error: {message}", file=sys.stderr)
-    return 2

@@ -76,8 +76,20 @@ class ProxGradGrad(_Elementwise):
     """Cotangents of (grad, x, l1, l2) for those of ProxGrad's results; derived by the reference."""
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = torch.ops.torchcalc.prox_grad_grad(*args)
+    def forward(
+        cx: Tensor | None,
+        c1: Tensor | None,
+        c2: Tensor | None,
+        grad: Tensor,
+        x: Tensor,
+        l1: Tensor | None,
+        l2: Tensor | None,
+        l1_value: float,
+        l2_value: float,
+    ) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = torch.ops.torchcalc.prox_grad_grad(
+            cx, c1, c2, grad, x, l1, l2, l1_value, l2_value
+        )
         return outputs
 
     @staticmethod
@@ -121,8 +133,17 @@ class ProxGrad(_Elementwise):
     """
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = torch.ops.torchcalc.prox_grad(*args)
+    def forward(
+        grad: Tensor,
+        x: Tensor,
+        l1: Tensor | None,
+        l2: Tensor | None,
+        l1_value: float,
+        l2_value: float,
+    ) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = torch.ops.torchcalc.prox_grad(
+            grad, x, l1, l2, l1_value, l2_value
+        )
         return outputs
 
     @staticmethod
@@ -163,8 +184,10 @@ class Prox(_Elementwise):
     """y = S(x, l1) / (1 + l2)."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        y: Tensor = torch.ops.torchcalc.prox(*args)
+    def forward(
+        x: Tensor, l1: Tensor | None, l2: Tensor | None, l1_value: float, l2_value: float
+    ) -> Tensor:
+        y: Tensor = torch.ops.torchcalc.prox(x, l1, l2, l1_value, l2_value)
         return y
 
     @staticmethod

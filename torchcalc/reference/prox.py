@@ -10,8 +10,8 @@ Strength = Tensor | float
 
 def soft_threshold(x: Tensor, lam: Strength) -> Tensor:
     """S(x, lam) = sign(x) max(|x| - lam, 0); NaN in either gives NaN."""
-    shrunk = x.abs() - lam
-    return torch.where(shrunk <= 0, torch.zeros_like(shrunk), torch.where(x < 0, -shrunk, shrunk))
+    shrunk = torch.where(x < 0, x + lam, x - lam)
+    return torch.where(x.abs() - lam <= 0, torch.zeros_like(shrunk), shrunk)
 
 
 def prox(x: Tensor, l1: Strength, l2: Strength) -> Tensor:

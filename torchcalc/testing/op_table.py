@@ -16,6 +16,10 @@ from torchcalc.reference import linear_act as linear_act_reference
 from torchcalc.reference import prox as prox_reference
 
 SEED = 2024
+
+# What a row may skip, with a reason. Forward, compile, opcheck and bad input apply to every op.
+MODES = ("gradcheck", "gradgradcheck", "forward AD", "vmap", "autocast", "layouts")
+
 _LANE_RANGE = 65536
 
 Call = Callable[..., Tensor]
@@ -39,7 +43,7 @@ class Op:
     """A row of the table.
 
     ``samples`` are small, with every argument in use; ``shapes`` are odd, prime, empty, width-1 and
-    larger than a kernel's block. ``skip`` maps a mode that does not apply to the reason.
+    larger than a kernel's block. ``skip`` maps one of ``MODES`` that does not apply to the reason.
     """
 
     name: str
@@ -104,7 +108,7 @@ def _linear_act_op(activation: str) -> Op:
         yield _linear_act("dropout", activation, some, 0.4)
         yield _linear_act("residual", activation, inputs)
         yield _linear_act("residual and dropout", activation, inputs, 0.4)
-        yield _linear_act("no bias", activation, {k: inputs[k] for k in ("x", "weight")}, 0.4)
+        yield _linear_act("dropout, no bias", activation, {k: inputs[k] for k in ("x", "weight")}, 0.4)
 
     def shapes(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         t = _Random(device, dtype)
@@ -187,9 +191,6 @@ def _mask_shapes(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         yield _mask(f"{shape}", shape, 0.3, device)
 
 
-_NOT_DIFFERENTIABLE = "the mask is bool and has no differentiable input"
-
-
 def _prox_op(name: str, function: Call, reference: Call, strengths: int) -> Op:
     def sample(label: str, x: Tensor, *lams: Tensor | float) -> Sample:
         # A float strength is no input: it is not differentiable.
@@ -229,7 +230,7 @@ OPS: list[Op] = [
         "dropout_mask",
         _mask_samples,
         _mask_shapes,
-        skip=dict.fromkeys(("gradcheck", "gradgradcheck", "forward AD", "vmap", "autocast", "layouts"), _NOT_DIFFERENTIABLE),
+        skip=dict.fromkeys(MODES, "the mask is bool and has no tensor input but the seed"),
     ),
     _prox_op("soft_threshold", functional.soft_threshold, prox_reference.soft_threshold, 1),
     _prox_op("prox_l2", functional.prox_l2, lambda x, lam: prox_reference.prox(x, 0.0, lam), 1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ P = 0.1  # of dropout
 
 def dense() -> nn.Sequential:
     """Linear, GELU, Dropout as three modules; parameters drawn from torch's generator."""
-    *hidden, last = zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+    *hidden, last = pairwise(WIDTHS)
     layers: list[nn.Module] = []
     for width_in, width_out in hidden:
         layers += [nn.Linear(width_in, width_out), nn.GELU(), nn.Dropout(P)]
@@ -22,7 +24,7 @@ def dense() -> nn.Sequential:
 
 def sparse_like(model: nn.Module) -> nn.Sequential:
     """Linear + GELU + dropout as one module; parameters are copies of ``model``'s."""
-    *hidden, last = zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+    *hidden, last = pairwise(WIDTHS)
     layers = [torchcalc.nn.LinearAct(*widths, activation="gelu", dropout_p=P) for widths in hidden]
     twin = nn.Sequential(*layers, torchcalc.nn.LinearAct(*last, activation="identity"))
     with torch.no_grad():

@@ -1,0 +1,37 @@
+"""Which rows, modes and devices there are to test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from torchcalc.testing import OPS
+
+DEVICES = ["cpu"]
+if torch.cuda.is_available():
+    DEVICES.append(pytest.param("cuda", marks=pytest.mark.cuda))
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def rows(mode: str | None = None) -> pytest.MarkDecorator:
+    """Parametrizes a test by the rows of the op table; those that skip ``mode`` say why."""
+    params = []
+    for op in OPS:
+        reason = op.skip.get(mode) if mode else None
+        marks = [pytest.mark.skip(reason=f"not applicable: {reason}")] if reason else []
+        params.append(pytest.param(op, id=op.name, marks=marks))
+    return pytest.mark.parametrize("op", params)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", DEVICES)
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    torch.manual_seed(0)
+    yield
+    torch.compiler.reset()

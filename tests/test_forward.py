@@ -1,0 +1,98 @@
+"""Values and gradients of every op against the reference in float64.
+
+The law: error <= 2 x the error of plain PyTorch in the same dtype + one unit in the last place.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from conftest import rows
+
+SMALL = 64  # elements
+HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Errors:
+    """Largest errors of many tensors, each in units in the last place of its largest element."""
+
+    found: list[tuple[str, int, float, float]] = field(default_factory=list)
+
+    def add(self, name, actual, eager, exact):
+        assert actual.dtype == eager.dtype, name
+        assert actual.shape == eager.shape, name
+        if actual.dtype == torch.bool:
+            assert torch.equal(actual, eager), name
+        elif actual.numel() > 0:
+            unit = max(torch.finfo(actual.dtype).eps * exact.abs().max().item(), 1e-300)
+            ours = (actual.double() - exact).abs().max().item() / unit
+            theirs = (eager.double() - exact).abs().max().item() / unit
+            assert ours == ours, f"{name}: NaN"
+            self.found.append((name, actual.numel(), ours, theirs))
+
+    def check(self, dtype):
+        if not self.found:
+            return
+        # How exact PyTorch is on a tensor of few elements is luck: what it is on such tensors of the
+        # op at worst counts for them, and its median over the op's tensors for the larger ones.
+        typical = statistics.median(row[3] for row in self.found)
+        small = max((row[3] for row in self.found if row[1] < SMALL), default=0.0)
+        # In the dtypes whose reference is hardly more exact, sums in another order may differ.
+        ulps = 1 if dtype in HALF else 8
+        for name, numel, ours, theirs in self.found:
+            bound = 2 * max(theirs, small if numel < SMALL else typical) + ulps
+            assert ours <= bound, f"{name}: error of {ours:.2f} ulp > {bound:.2f} ulp"
+
+
+@rows()
+def test_forward(op, device, dtype):
+    errors = Errors()
+    for samples in (op.samples, op.shapes):
+        for sample in samples(torch.device(device), dtype):
+            actual = sample.call(*sample.inputs)
+            eager = sample.reference(*sample.inputs)
+            exact = sample.reference(*(t.double() for t in sample.inputs))
+            assert actual.is_contiguous()
+            errors.add(sample.name, actual, eager, exact)
+    errors.check(dtype)
+
+
+@rows("gradcheck")
+def test_gradients(op, device, dtype):
+    errors = Errors()
+    for samples in (op.samples, op.shapes):
+        for sample in samples(torch.device(device), dtype):
+            inputs = [t.clone().requires_grad_() for t in sample.inputs]
+            actual = sample.call(*inputs)
+            cotangent = torch.randn_like(actual)
+            grads = torch.autograd.grad(actual, inputs, cotangent)
+            eager = torch.autograd.grad(sample.reference(*inputs), inputs, cotangent)
+            exact_inputs = [t.detach().double().requires_grad_() for t in inputs]
+            exact_y = sample.reference(*exact_inputs)
+            exact = torch.autograd.grad(exact_y, exact_inputs, cotangent.double())
+            for grad, e, x in zip(grads, eager, exact, strict=True):
+                errors.add(f"{sample.name}: gradient of shape {tuple(x.shape)}", grad, e, x)
+    errors.check(dtype)
+
+
+@rows("gradcheck")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_inf_propagate_as_in_pytorch(op, device, value):
+    for sample in op.samples(torch.device(device), torch.float32):
+        if "dropout" in sample.name or op.name == "dropout":
+            continue  # dropped elements are 0 by selection: test_dropout
+        # In float64: PyTorch's float32 gelu makes NaN of infinity on some CPUs, its float64 one inf.
+        inputs = [t.clone() for t in sample.inputs]
+        inputs[0].view(-1)[1] = value
+        exact_inputs = [t.double().requires_grad_() for t in inputs]
+        inputs = [t.requires_grad_() for t in inputs]
+        actual, exact = sample.call(*inputs), sample.reference(*exact_inputs)
+        torch.testing.assert_close(actual, exact.float(), equal_nan=True)
+        grads = torch.autograd.grad(actual, inputs, torch.ones_like(actual))
+        expected = torch.autograd.grad(exact, exact_inputs, torch.ones_like(exact))
+        for grad, e in zip(grads, expected, strict=True):
+            torch.testing.assert_close(grad, e.float(), equal_nan=True, msg=sample.name)

@@ -1,0 +1,165 @@
+"""vmap, torch.compile, opcheck, autocast and memory layouts over the op table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import rows
+from torch.func import grad, vmap
+
+SIZE = 3  # of a vmapped dimension
+
+
+def _stack(t, dim):
+    return torch.stack([t, 2 * t, t - 1], dim)
+
+
+@rows("vmap")
+@pytest.mark.parametrize("batched", ["all", "first", "last"])
+def test_vmap(op, batched, device):
+    for sample in op.samples(torch.device(device), torch.float64):
+        n = len(sample.inputs)
+        chosen = {"all": range(n), "first": {0}, "last": {n - 1}}[batched]
+        dims = tuple(min(1, t.dim()) if i in chosen else None for i, t in enumerate(sample.inputs))
+        inputs = tuple(
+            t if d is None else _stack(t, d) for t, d in zip(sample.inputs, dims, strict=True)
+        )
+
+        def scalar(*t, call=sample.call):
+            return call(*t).square().sum()
+
+        everything = tuple(range(n))
+        for function in (sample.call, grad(scalar, everything), grad(grad_norm(scalar), everything)):
+            actual = vmap(function, in_dims=dims)(*inputs)
+            for b in range(SIZE):
+                one = function(
+                    *(t if d is None else t.select(d, b) for t, d in zip(inputs, dims, strict=True))
+                )
+                torch.testing.assert_close(_select(actual, b), one, msg=sample.name)
+
+
+def grad_norm(scalar):
+    """The squared norm of a gradient, to be differentiated again."""
+
+    def norm(*t):
+        grads = grad(scalar, tuple(range(len(t))))(*t)
+        return sum(g.square().sum() for g in grads)
+
+    return norm
+
+
+def _select(result, b):
+    return tuple(r[b] for r in result) if isinstance(result, tuple) else result[b]
+
+
+# The first row of each op goes through inductor, which compiles C++; aot_eager traces all of them.
+_INDUCTOR = {"linear_act[gelu]", "dropout", "dropout_mask", "soft_threshold", "prox_l2"}
+_INDUCTOR.add("prox_elastic_net")
+
+
+def _compiled_equals_eager(op, device, backend):
+    for sample in op.samples(torch.device(device), torch.float32):
+        inputs = [t.clone().requires_grad_() for t in sample.inputs]
+        torch.compiler.reset()
+        compiled = torch.compile(sample.call, fullgraph=True, backend=backend)
+        expected, actual = sample.call(*inputs), compiled(*inputs)
+        torch.testing.assert_close(actual, expected, msg=sample.name)
+        if inputs:
+            cotangent = torch.randn_like(expected)
+            torch.testing.assert_close(
+                torch.autograd.grad(actual, inputs, cotangent),
+                torch.autograd.grad(expected, inputs, cotangent),
+            )
+        if backend == "inductor":
+            break
+
+
+@rows()
+def test_compile(op, device):
+    _compiled_equals_eager(op, device, "aot_eager")
+
+
+@pytest.mark.slow
+@rows()
+def test_compile_with_inductor(op, device):
+    if op.name in _INDUCTOR:
+        _compiled_equals_eager(op, device, "inductor")
+
+
+@rows("autocast")
+def test_autocast(op, device):
+    # bfloat16 as torch.nn.functional.linear would; ops without a GEMM keep their input's dtype.
+    for sample in op.samples(torch.device(device), torch.float32):
+        inputs = [t.clone().requires_grad_() for t in sample.inputs]
+        with torch.autocast(device, torch.bfloat16):
+            actual, expected = sample.call(*inputs), sample.reference(*inputs)
+        assert actual.dtype == expected.dtype, sample.name
+        torch.testing.assert_close(actual, expected, atol=0.1, rtol=0.02, msg=sample.name)
+        cotangent = torch.randn_like(actual)
+        for a, e in zip(
+            torch.autograd.grad(actual, inputs, cotangent),
+            torch.autograd.grad(expected, inputs, cotangent),
+            strict=True,
+        ):
+            assert a.dtype == torch.float32
+            torch.testing.assert_close(a, e, atol=0.2, rtol=0.05, msg=sample.name)
+
+
+def _layouts(t):
+    """The values of t as: every second element, transposed memory, and an odd offset."""
+    spread = torch.zeros(*t.shape, 2, dtype=t.dtype, device=t.device)
+    spread[..., 0] = t
+    yield spread[..., 0]
+    yield t.mT.contiguous().mT if t.dim() > 1 else t
+    shifted = torch.zeros(t.numel() + 1, dtype=t.dtype, device=t.device)
+    shifted[1:] = t.reshape(-1)
+    yield shifted[1:].view(t.shape)
+
+
+@rows("layouts")
+def test_layouts(op, device, dtype):
+    for sample in op.samples(torch.device(device), dtype):
+        leaves = [t.clone().requires_grad_() for t in sample.inputs]
+        expected = sample.call(*leaves)
+        cotangent = torch.randn_like(expected)
+        expected_grads = torch.autograd.grad(expected, leaves, cotangent)
+        for inputs in zip(*map(_layouts, sample.inputs), strict=True):
+            inputs = [t.detach().requires_grad_() for t in inputs]
+            for c in _layouts(cotangent):
+                actual = sample.call(*inputs)
+                torch.testing.assert_close(actual, expected, msg=sample.name)
+                grads = torch.autograd.grad(actual, inputs, c)
+                torch.testing.assert_close(grads, expected_grads, msg=sample.name)
+
+
+def _raw_calls(device):
+    """Each native op with arguments, every optional one given and left out."""
+    x, w, b = (torch.randn(s, device=device) for s in ((3, 5), (7, 5), (7,)))
+    r, seed = torch.randn(3, 7, device=device), torch.tensor([1], device=device)
+    ops = torch.ops.torchcalc
+    yield ops.linear_act, (x, w, None, None, None, 2, 0, 0)
+    yield ops.linear_act, (x, w, b, r, seed, 2, 6000, 1)
+    yield ops.linear_act, (x, w, b, r, seed, 1, 6000, 2)
+    yield ops.act_grad, (r, None, None, 0, 1, 0, 0, False)
+    yield ops.act_grad, (r, r + 1, seed, 2, 2, 6000, 1, True)
+    yield ops.dropout, (x, seed, 6000)
+    yield ops.dropout_mask, ([3, 5], seed, 6000)
+    l1 = torch.rand((), device=device)
+    for lams in ((None, None, 0.1, 0.2), (l1, x.abs(), 0.0, 0.0)):
+        yield ops.prox, (x, *lams)
+        yield ops.prox_grad, (x + 1, x, *lams)
+        yield ops.prox_grad_grad, (x, None, None, x + 1, x, *lams)
+    lists = [[torch.randn(3, device=device), torch.randn(2, 2, device=device)] for _ in range(4)]
+    steps = [torch.zeros((), device=device) for _ in range(2)]
+    yield ops.sgd_step, (*lists[:2], lists[2], 0.1, 0.9, 0.0, 0.1, True, False, True, 0.1, 0.1)
+    lists[3] = [t.abs() for t in lists[3]]
+    yield ops.adamw_step, (*lists, steps, 0.1, 0.9, 0.99, 1e-8, 0.1, False, 0.1, 0.1, True)
+
+
+def test_opcheck(device):
+    names = set()
+    for op, args in _raw_calls(device):
+        names.add(op.__name__)
+        torch.library.opcheck(op.default, args)
+    schemas = torch._C._dispatch_get_all_op_names()
+    assert names == {n.removeprefix("torchcalc::") for n in schemas if n.startswith("torchcalc::")}
