@@ -48,7 +48,7 @@ def row(config: Config, mode: str, dtype: torch.dtype) -> Row:
             return partial(layer, *inputs)
         return lambda: torch.autograd.grad(layer(*inputs), inputs, grad)
 
-    layers = {
+    layers: dict[str, Callable[..., Tensor]] = {
         "F.linear": F.linear,
         **config.with_compiled(eager),
         "torchcalc": partial(linear_act, activation="gelu", dropout_p=P),

@@ -41,7 +41,7 @@ def row(config: Config, name: str, activation: Callable[[Tensor], Tensor], must:
         f"{IN} -> {HIDDEN} -> {OUT}",
         "float32",
         {contender: [bytes_per_element(config, layer)] for contender, layer in layers.items()},
-        unit="bytes saved per hidden element",
+        unit="bytes / element",
         bound=Bound(must),
     )
 

@@ -68,6 +68,11 @@ class Row:
             return self.value(contender)
         return self.ratio(contender, self.baseline)
 
+    def value_name(self, contender: str) -> str:
+        """The value with three significant digits and its unit."""
+        value = self.value(contender)
+        return f"{value:.0f} {self.unit}" if value >= 100 else f"{value:.3g} {self.unit}"
+
     @property
     def compared(self) -> list[str]:
         """The contenders other than the baseline and the roof."""
@@ -77,7 +82,9 @@ class Row:
     @property
     def roof_rate(self) -> float | None:
         """What the roof reaches, in its unit."""
-        return self.roof and self.roof.work / self.value(self.roof.contender) / 1e6
+        if self.roof is None:
+            return None
+        return self.roof.work / self.value(self.roof.contender) / 1e6
 
     @property
     def passed(self) -> bool | None:
@@ -113,7 +120,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """A row still to be measured; its tensors exist only while it runs."""
+    """A row still to be measured. Can be pickled, to be run in a process of its own."""
 
     name: str
     run: Callable[[], Row]
@@ -135,7 +142,6 @@ class Config:
         """``eager``, and unless that is turned off the same under torch.compile."""
         if not self.compile:
             return {"eager": eager}
-        torch._dynamo.reset()  # else a few rows on, dynamo gives up on a function it saw too often
         return {"eager": eager, "torch.compile": torch.compile(eager, dynamic=False)}
 
     def bound(self, must: float, aim: float) -> Bound | None:
@@ -163,8 +169,7 @@ def interleave(contenders: Mapping[str, Run], rounds: int, clock: Clock) -> dict
 
 @contextmanager
 def no_gc() -> Iterator[None]:
-    """Without pauses for garbage collection; what there was before is collected first."""
-    gc.collect()
+    """Without pauses for garbage collection."""
     gc.disable()
     try:
         yield
@@ -184,7 +189,7 @@ def cuda_clock(device: torch.device) -> Clock:
     """A clock of GPU time between two events, the L2 cache having been flushed."""
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
     flush = torch.empty(4 * l2_bytes, dtype=torch.uint8, device=device)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = torch.Event(device, enable_timing=True), torch.Event(device, enable_timing=True)
 
     def clock(run: Run) -> float:
         flush.zero_()  # also gives the host time to launch before the GPU gets to `start`
@@ -193,7 +198,7 @@ def cuda_clock(device: torch.device) -> Clock:
         end.record()
         end.synchronize()
         del out
-        return round(start.elapsed_time(end), 4)
+        return round(float(start.elapsed_time(end)), 4)
 
     return clock
 

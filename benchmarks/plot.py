@@ -38,9 +38,10 @@ def plot(path: Path, machine: dict[str, Any], results: Results) -> None:
     columns = _columns(panels)
     height = max(sum(_height(panels[family]) for family in column) for column in columns)
     fig = plt.figure(figsize=(7.2 * len(columns), 0.24 * height + 1.5), layout="constrained")
-    head, body = fig.subfigures(2, 1, height_ratios=[1.1, 0.24 * height])
-    parts = body.subfigures(1, len(columns), squeeze=False)[0]
-    for part, column in zip(parts, columns, strict=True):
+    halves: Any = fig.subfigures(2, 1, height_ratios=[1.1, 0.24 * height])
+    head, body = halves
+    parts: Any = body.subfigures(1, len(columns), squeeze=False)
+    for part, column in zip(parts[0], columns, strict=True):
         heights = [_height(panels[family]) for family in column]
         axes = part.subplots(len(column), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, family in zip(axes, column, strict=True):
@@ -81,6 +82,8 @@ def _panel(ax: Axes, title: str, rows: list[Row]) -> None:
                 fontsize=8,
                 color=INK,
                 fontweight="bold" if ours else "normal",
+                bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6},
+                zorder=4,
             )
         bottom = top + len(figures) - 1
         if row.bound:
@@ -109,7 +112,7 @@ def _panel(ax: Axes, title: str, rows: list[Row]) -> None:
 def _label(row: Row) -> str:
     lines = [row.name, " ".join(filter(None, (row.sizes, row.dtype)))]
     if row.baseline:
-        lines.append(f"baseline {row.baseline}: {row.value(row.baseline):.3g} {row.unit}")
+        lines.append(f"baseline {row.baseline}: {row.value_name(row.baseline)}")
     return "\n".join(filter(None, lines))
 
 
@@ -128,7 +131,7 @@ def _head(head: Any, machine: dict[str, Any], names: set[str]) -> None:
     )  # fmt: skip
     keys: list[Any] = [Patch(color=c, label=name) for name, c in COLORS.items() if name in names]
     keys += [
-        Line2D([], [], color=INK, lw=2, label="must stay under"),
+        Line2D([], [], color=INK, lw=2, label="must stay within"),
         Line2D([], [], color=INK, lw=1, ls=(0, (2, 1.5)), label="aim"),
         Line2D([], [], color=INK, lw=0.8, alpha=0.45, label="baseline"),
     ]

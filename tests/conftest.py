@@ -35,3 +35,9 @@ def _fresh_state():
     torch.manual_seed(0)
     yield
     torch.compiler.reset()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--large", action="store_true", help="also run what needs more than 10 GB of memory"
+    )

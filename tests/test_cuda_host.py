@@ -238,10 +238,11 @@ def test_act_grad(activation, order, dtype):
     act_grad(activation, order, dtype, (5, 9), 0, THRESHOLD, True)
 
 
-# Blocks of one column and of several octets, one chunk of rows and several, blocks side by side.
-@pytest.mark.parametrize(
-    "shape", [(0, 5), (1, 1), (300, 1), (13, 17), (129, 24), (131, 77)], ids=str
-)
+# Blocks of one octet and of several, one chunk of rows and several, blocks side by side.
+BIAS_SHAPES = [(0, 5), (1, 1), (300, 1), (13, 17), (129, 24), (131, 77)]
+
+
+@pytest.mark.parametrize("shape", BIAS_SHAPES, ids=str)
 def test_bias_grad(shape, dtype):
     for offset, threshold in ((0, 0), (1, THRESHOLD)):
         act_grad("silu", 1, dtype, shape, offset, threshold, True)
@@ -260,54 +261,50 @@ def test_bias_grad_depends_on_the_shape_alone():
 # --- prox
 
 
+PROX = {  # op -> its function, its arrays besides strengths, its results
+    "prox": (prox, ["x"], ["y"]),
+    "prox_grad": (prox_grad, ["grad", "x"], ["dx", "dl1", "dl2"]),
+    "prox_grad_grad": (
+        prox_grad_grad,
+        ["cx", "c1", "c2", "grad", "x"],
+        ["dgrad", "dx", "dl1", "dl2"],
+    ),
+}
+
+
 @pytest.mark.parametrize(("n", "offset"), [(1, 0), (13, 1), (2100, 0)])
-@pytest.mark.parametrize("op", ["prox", "prox_grad", "prox_grad_grad"])
+@pytest.mark.parametrize("op", PROX)
 def test_prox(op, n, offset, dtype):
+    function, names, results = PROX[op]
     for kinds in (("number", "number"), ("one", "each"), ("each", "one"), ("each", "number")):
-        x = randn(n, dtype=dtype)
-        values, arrays, full = {}, {}, {}
+        arrays = {name: randn(n, dtype=dtype) for name in names}
+        values = {}
         for name, kind in zip(("l1", "l2"), kinds, strict=True):
-            array = randn(n if kind == "each" else 1, dtype=dtype).abs()
-            values[f"{name}_value"] = 0.5
-            values[f"{name}_each"] = kind == "each"
-            arrays[name] = None if kind == "number" else array
-            full[name] = torch.full((n,), 0.5).double() if kind == "number" else array.double()
-        full = {name: t.expand(n).clone() for name, t in full.items()}
-        # Cotangents of strengths that are numbers do not exist.
-        cotangents = {
-            name: randn(n, dtype=dtype)
-            if strength is None or arrays[strength] is not None
-            else None
-            for name, strength in (("cx", None), ("c1", "l1"), ("c2", "l2"))
-        }
-        grad = randn(n, dtype=dtype)
-        outputs = ["dx"] + [f"d{name}" for name in ("l1", "l2") if arrays[name] is not None]
-        inputs = {"x": x, **arrays}
-        doubles = [grad.double(), x.double(), full["l1"], full["l2"]]
-        if op == "prox":
-            outputs, expected = ["y"], {"y": prox(*doubles[1:])}
-        elif op == "prox_grad":
-            inputs["grad"] = grad
-            expected = dict(zip(("dx", "dl1", "dl2"), prox_grad(*doubles), strict=True))
-        else:
-            inputs |= {"grad": grad, **cotangents}
-            outputs.append("dgrad")
-            c = [torch.zeros(n).double() if t is None else t.double() for t in cotangents.values()]
-            names = ("dgrad", "dx", "dl1", "dl2")
-            expected = dict(zip(names, prox_grad_grad(*c, *doubles), strict=True))
+            arrays[name] = randn(n if kind == "each" else 1, dtype=dtype).abs()
+            values |= {f"{name}_value": float(arrays[name][0]), f"{name}_each": kind == "each"}
+        if "c1" in arrays:  # strengths that are numbers have no cotangents
+            for cotangent, kind in zip(("c1", "c2"), kinds, strict=True):
+                arrays[cotangent] *= kind != "number"
+        doubles = [arrays[name].double().expand(n).clone() for name in (*names, "l1", "l2")]
+        expected = function(*doubles)
+        expected = dict(zip(results, [expected] if op == "prox" else expected, strict=True))
+        for name, kind in zip(("1", "2"), kinds, strict=True):
+            if kind == "number":
+                arrays |= {f"l{name}": None, f"c{name}": None}
+                expected.pop(f"dl{name}", None)
         out = run(
             "prox",
-            inputs,
-            dict.fromkeys(outputs, dtype),
+            arrays,
+            dict.fromkeys(expected, dtype),
             offset=offset,
             op=op,
             dtype=name_of(dtype),
             n=n,
             **values,
         )
-        for name in outputs:
-            check(out[name], expected[name], dtype)
-            assert torch.equal(out[name] == 0, expected[name].to(dtype) == 0)  # zeros are exact
+        for name, t in expected.items():
+            check(out[name], t, dtype)
+            assert torch.equal(out[name] == 0, t.to(dtype) == 0)  # zeros are exact
 
 
 # --- optimizers

@@ -74,6 +74,14 @@ def check_seed(op: str, seed: Any, device: torch.device) -> Tensor:
     return seed
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What torch.autocast casts to on this device at the moment, if it does."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def check_number(op: str, name: str, value: Any) -> float:
     """A strength of a penalty: a number >= 0 and not NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -89,7 +97,7 @@ def check_strength(op: str, name: str, lam: Any, x: Tensor) -> tuple[Tensor | No
         if not isinstance(lam, numbers.Real) or isinstance(lam, bool):
             raise TypeError(f"{op}: {name} must be a number or a Tensor, got {_describe(lam)}")
         return None, check_number(op, name, lam)
-    if torch.is_autocast_enabled(x.device.type) and lam.is_floating_point():
+    if lam.is_floating_point() and autocast_dtype(x.device) is not None:
         lam = lam.to(x.dtype)
     check_floating(op, name, lam, like=x)
     if lam.numel() == 1:

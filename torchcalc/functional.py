@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchcalc import ops
 from torchcalc._check import (
+    autocast_dtype,
     check_floating,
     check_seed,
     check_shape,
@@ -86,8 +87,8 @@ def linear_act(
     "Sigmoid-weighted linear units", 2017 (silu).
     """
     op = "linear_act"
-    if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = autocast_dtype(x.device) if isinstance(x, Tensor) else None
+    if dtype is not None:
         if residual is not None and _autocast(residual, dtype) is not residual:
             return residual + linear_act(
                 x, weight, bias, activation, dropout_p=dropout_p, training=training, seed=seed

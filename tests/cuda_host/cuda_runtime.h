@@ -2,11 +2,12 @@
 
 #include <cstdint>
 #include <tuple>
+#include <utility>
 
 // Stands in for CUDA's header of this name, so that kernels compile as plain C++ and run under
 // sanitizers without a GPU: a thread for each CUDA thread of a block, blocks one after another, a
-// barrier for __syncthreads, a slot for each thread and a barrier for each warp for shuffles, shared
-// memory as static variables. It has what the project's kernels use and no more.
+// barrier for __syncthreads, a slot for each thread and a barrier for each warp for shuffles,
+// shared memory as static variables. It has what the project's kernels use and no more.
 
 #define __host__
 #define __device__

@@ -6,20 +6,16 @@ using namespace torchcalc;
 template <class T>
 void epilogue(Request& request) {
   const int64_t rows = request.integer("rows"), cols = request.integer("cols");
-  const bool keep_z = request.flag("keep_z");
   T* z = request.input<T>("z");
   const EpilogueArgs<T> args{
       .z = z,
-      // Where z is not kept the op computes in place.
-      .y = keep_z ? request.output<T>("y", rows * cols) : z,
+      .y = request.flag("in_place") ? z : request.output<T>("y", rows * cols),
       .a = request.output<T>("a", rows * cols, request.flag("keep_a")),
-      .bias = request.input<T>("bias"),
       .residual = request.input<T>("residual"),
       .seed = request.input<int64_t>("seed"),
       .threshold = request.integer("threshold"),
       .rows = rows,
       .cols = cols,
-      .keep_z = keep_z,
   };
   cuda::epilogue(static_cast<math::Activation>(request.integer("activation")), args, nullptr);
 }

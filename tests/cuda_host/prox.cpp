@@ -30,10 +30,10 @@ void run(Request& request) {
     cuda::prox_grad(ProxGradArgs<T, Op>{grad, x, l1, l2, dx, dl1, dl2, n}, nullptr);
     return;
   }
-  cuda::prox_grad_grad(
-      ProxGradGradArgs<T, Op>{request.input<T>("cx"), request.input<T>("c1"), request.input<T>("c2"),
-                              grad, x, l1, l2, request.output<T>("dgrad", n), dx, dl1, dl2, n},
-      nullptr);
+  cuda::prox_grad_grad(ProxGradGradArgs<T, Op>{request.input<T>("cx"), request.input<T>("c1"),
+                                               request.input<T>("c2"), grad, x, l1, l2,
+                                               request.output<T>("dgrad", n), dx, dl1, dl2, n},
+                       nullptr);
 }
 
 void answer(Request& request) {

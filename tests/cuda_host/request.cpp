@@ -7,6 +7,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <sstream>
 
 namespace {
 
@@ -55,22 +56,28 @@ void* Request::read(const std::string& name, size_t element) {
   return data;
 }
 
-int main(int argc, char** argv) {
-  directory = argc > 1 ? argv[1] : "";
-  for (int k = 2; k < argc; ++k) {
-    const std::string word = argv[k];
-    const size_t equals = word.find('=');
-    values[word.substr(0, equals)] = word.substr(equals + 1);
-  }
-  try {
-    Request request;
-    answer(request);
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << '\n';
-    return 1;
-  }
-  for (const auto& [name, array] : arrays) {
-    std::ofstream file(directory / (name + ".out"), std::ios::binary);
-    file.write(array.data, static_cast<std::streamsize>(array.bytes));
+// Answers the requests that come in, one a line, each with a line of its own.
+int main() {
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream words(line);
+    words >> directory;
+    values.clear();
+    arrays.clear();
+    for (std::string word; words >> word;) {
+      const size_t equals = word.find('=');
+      values[word.substr(0, equals)] = word.substr(equals + 1);
+    }
+    try {
+      Request request;
+      answer(request);
+    } catch (const std::exception& error) {
+      std::cout << "error: " << error.what() << std::endl;
+      continue;
+    }
+    for (const auto& [name, array] : arrays) {
+      std::ofstream file(directory / (name + ".out"), std::ios::binary);
+      file.write(array.data, static_cast<std::streamsize>(array.bytes));
+    }
+    std::cout << "done" << std::endl;
   }
 }

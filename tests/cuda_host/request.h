@@ -4,10 +4,10 @@
 
 #include "common/dispatch.h"
 
-// One call of a kernel: PROGRAM DIRECTORY name=value...  Array `a` comes from the file a.in, and goes
-// to a.out after the call, inputs as well. Each lies in heap memory of its own and of exactly its
-// size, so that AddressSanitizer sees the first element out of bounds, and begins `offset` elements
-// behind an aligned address.
+// One call of a kernel: a line DIRECTORY name=value... on standard input. Array `a` comes from the
+// file a.in there, and goes to a.out after the call, inputs as well. Each lies in heap memory of
+// its own and of exactly its size, so that AddressSanitizer sees the first element out of bounds,
+// and begins `offset` elements behind an aligned address.
 class Request {
  public:
   std::string text(const std::string& name) const;

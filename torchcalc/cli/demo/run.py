@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from statistics import fmean
+from statistics import mean
 
 import torch
 from rich.console import Console
@@ -29,7 +29,7 @@ def run(settings: Settings) -> int:
     out = settings.out
     figures = {name: [run.figures for run in of_model] for name, of_model in runs.items()}
     means = {
-        name: {key: fmean(seed[key] for seed in of_model) for key in of_model[0]}
+        name: {key: mean(seed[key] for seed in of_model) for key in of_model[0]}
         for name, of_model in figures.items()
     }
     _write_report(settings, means, figures)
@@ -95,9 +95,9 @@ def _train_all(settings: Settings) -> Runs:
 
 
 def _write_report(settings: Settings, means: Means, figures: dict[str, list[Figures]]) -> None:
-    options = {**asdict(settings), "device": str(settings.device), "out": str(settings.out)}
-    seeds = options.pop("seeds")
-    report = {**means, "seeds": seeds, "settings": options, "per_seed": figures}
+    options = {**asdict(settings), "device": str(settings.device)}
+    del options["out"], options["seeds"]
+    report = {**means, "seeds": settings.seeds, "settings": options, "per_seed": figures}
     (settings.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
 

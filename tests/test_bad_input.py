@@ -1,0 +1,188 @@
+"""Bad input: a Python exception that names the argument, in eager mode and while tracing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from torchcalc import functional as F
+from torchcalc import nn, optim, prox
+
+X, W, B, R = torch.randn(3, 5), torch.randn(7, 5), torch.randn(7), torch.randn(3, 7)
+ONE = torch.tensor([1])
+NAN = float("nan")
+
+CASES = {
+    "x is no tensor": (lambda: F.linear_act([1.0], W), TypeError, "x must be a Tensor"),
+    "x is an integer": (lambda: F.linear_act(X.long(), W), TypeError, "x must be float32"),
+    "x is complex": (lambda: F.dropout(X.cfloat()), TypeError, "x must be float32"),
+    "x is sparse": (lambda: F.dropout(X.to_sparse()), TypeError, "x must be a dense"),
+    "x is 0-d": (lambda: F.linear_act(X[0, 0], W), ValueError, r"x must have shape \[\*, 5\]"),
+    "x too narrow": (lambda: F.linear_act(X[:, 1:], W), ValueError, r"x must .*got \(3, 4\)"),
+    "weight is 1-d": (lambda: F.linear_act(X, B), ValueError, "weight must be"),
+    "weight of another dtype": (lambda: F.linear_act(X, W.double()), TypeError, "weight must have"),
+    "weight elsewhere": (lambda: F.linear_act(X, W.to("meta")), ValueError, "weight must be on"),
+    "bias of another size": (lambda: F.linear_act(X, W, B[1:]), ValueError, "bias must have shape"),
+    "bias of another dtype": (lambda: F.linear_act(X, W, B.half()), TypeError, "bias must have"),
+    "activation": (lambda: F.linear_act(X, W, B, "gleu"), ValueError, "activation .*'gleu'"),
+    "dropout_p > 1": (lambda: F.linear_act(X, W, dropout_p=1.5), ValueError, "dropout_p .*1.5"),
+    "dropout_p NaN": (lambda: F.linear_act(X, W, dropout_p=NAN), ValueError, "dropout_p .*nan"),
+    "dropout_p str": (lambda: F.linear_act(X, W, dropout_p="1"), TypeError, "dropout_p must be"),
+    "residual's shape": (lambda: F.linear_act(X, W, residual=X), ValueError, "residual must have"),
+    "residual's dtype": (
+        lambda: F.linear_act(X, W, residual=R.double()),
+        TypeError,
+        "residual must have",
+    ),
+    "p < 0": (lambda: F.dropout(X, -0.1), ValueError, "p must be in"),
+    "p is a tensor": (lambda: F.dropout(X, ONE), TypeError, "p must be a number"),
+    "p is a bool": (lambda: F.dropout(X, True), TypeError, "p must be a number"),
+    "seed too large": (lambda: F.dropout(X, seed=2**63), ValueError, "seed must fit"),
+    "seed a float": (lambda: F.dropout(X, seed=1.0), TypeError, "seed must be an int"),
+    "seed float tensor": (lambda: F.dropout(X, seed=X[0, :1]), TypeError, "seed must be"),
+    "seed of two": (lambda: F.dropout(X, seed=ONE.repeat(2)), ValueError, "seed must have one"),
+    "seed elsewhere": (lambda: F.dropout(X, seed=ONE.to("meta")), ValueError, "seed must be on"),
+    "shape": (lambda: F.dropout_mask((-1, 2), seed=1), ValueError, "shape must be sizes"),
+    "lam < 0": (lambda: F.soft_threshold(X, -1.0), ValueError, "lam must be >= 0"),
+    "lam NaN": (lambda: F.soft_threshold(X, NAN), ValueError, "lam must be >= 0"),
+    "lam str": (lambda: F.prox_l2(X, "1"), TypeError, "lam must be a number"),
+    "lam's shape": (lambda: F.prox_l2(X, B), ValueError, "lam must broadcast"),
+    "lam larger than x": (lambda: F.prox_l2(X[0], X), ValueError, "lam must broadcast"),
+    "lam's dtype": (lambda: F.prox_l2(X, X.double()), TypeError, "lam must have the dtype"),
+    "l1": (lambda: F.prox_elastic_net(X, -1.0, 0.0), ValueError, "l1 must be"),
+    "l2": (lambda: F.prox_elastic_net(X, 0.0, NAN), ValueError, "l2 must be"),
+    "L1": (lambda: prox.L1(-1.0), ValueError, "L1: lam"),
+    "L2": (lambda: prox.L2(ONE), TypeError, "L2: lam"),
+    "ElasticNet": (lambda: prox.ElasticNet(1.0, NAN), ValueError, "ElasticNet: l2"),
+    "LinearAct activation": (lambda: nn.LinearAct(2, 2, activation=None), ValueError, "activation"),
+    "LinearAct p": (lambda: nn.LinearAct(2, 2, dropout_p=2), ValueError, "dropout_p"),
+    "Dropout p": (lambda: nn.Dropout(-1), ValueError, "p must"),
+    "SoftThreshold lam": (lambda: nn.SoftThreshold(-1), ValueError, "lam must"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "match"), CASES.values(), ids=list(CASES))
+def test_functions_and_modules(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda x: F.linear_act(x, W[:, 1:]), "x must have shape"),
+        (lambda x: F.dropout(x, 2.0), "p must be in"),
+        (lambda x: F.soft_threshold(x, -1.0), "lam must be"),
+    ],
+)
+def test_errors_while_tracing_name_the_argument_too(call, match):
+    with pytest.raises(Exception, match=match):
+        torch.compile(call, fullgraph=True, backend="eager")(X)
+
+
+def _param():
+    p = torch.nn.Parameter(torch.ones(2, 3))
+    p.grad = torch.ones(2, 3)
+    return p
+
+
+def _step_after(change):
+    optimizer = optim.AdamW([_param()], penalty=prox.L1(0.1))
+    optimizer.param_groups[0].update(change)
+    optimizer.step()
+
+
+def _step_with_grad(grad):
+    good, bad = _param(), _param()
+    bad.grad = None
+    bad.grad = grad
+    optimizer = optim.SGD([{"params": [good]}, {"params": [bad]}], lr=0.1, momentum=0.9)
+    try:
+        optimizer.step()
+    finally:
+        assert torch.equal(good, torch.ones(2, 3))  # all or nothing
+        assert not optimizer.state.get(good)
+
+
+MODEL = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+OPTIMIZERS = {
+    "penalty is a float": (lambda: optim.SGD([_param()], penalty=0.1), TypeError, "penalty must"),
+    "penalty is a name": (lambda: optim.AdamW([_param()], penalty="l1"), TypeError, "penalty must"),
+    "penalty of a group": (
+        lambda: optim.SGD([{"params": [_param()], "penalty": 1}]),
+        TypeError,
+        "penalty must",
+    ),
+    "lr": (lambda: optim.SGD([_param()], lr=-1.0), ValueError, "lr must be"),
+    "lr tensor": (lambda: optim.SGD([_param()], lr=torch.tensor(1.0)), TypeError, "lr must be"),
+    "momentum": (lambda: optim.SGD([_param()], momentum=-1.0), ValueError, "momentum must"),
+    "weight_decay": (lambda: optim.SGD([_param()], weight_decay=NAN), ValueError, "weight_decay"),
+    "nesterov": (lambda: optim.SGD([_param()], nesterov=True), ValueError, "nesterov needs"),
+    "betas": (lambda: optim.AdamW([_param()], betas=(0.9, 1.0)), ValueError, "betas must"),
+    "eps": (lambda: optim.AdamW([_param()], eps=-1), ValueError, "eps must"),
+    "prox_metric": (lambda: optim.AdamW([_param()], prox_metric="x"), ValueError, "prox_metric"),
+    "params": (lambda: optim.SGD([torch.ones(2).cfloat()]), TypeError, "params must be float32"),
+    "l1 set later": (lambda: _step_after({"l1": NAN}), ValueError, "l1 must be"),
+    "penalty set later": (
+        lambda: _step_after({"penalty": prox.L2(1.0)}),
+        TypeError,
+        "penalty of a group",
+    ),
+    "sparse gradient": (
+        lambda: _step_with_grad(torch.ones(2, 3).to_sparse()),
+        TypeError,
+        "gradients must be dense",
+    ),
+    "rule without parameter": (
+        lambda: optim.groups(MODEL, {"*": None, "head.*": None}),
+        ValueError,
+        r"rule 'head.\*' matches no parameter",
+    ),
+    "parameter without rule": (
+        lambda: optim.groups(MODEL, {"*.weight": prox.L1(1.0)}),
+        ValueError,
+        "parameter '0.bias' is matched by no rule",
+    ),
+    "rule's value": (lambda: optim.groups(MODEL, {"*": 0.1}), TypeError, r"penalty of rule '\*'"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "match"), OPTIMIZERS.values(), ids=list(OPTIMIZERS))
+def test_optimizers(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+# Raw ops are private, but a wrong call must not touch memory that is not its own.
+OPS = torch.ops.torchcalc
+RAW = {
+    "saved has another shape": lambda: OPS.act_grad(R, R[1:], None, 2, 1, 0, 1, False),
+    "saved is missing": lambda: OPS.act_grad(R, None, None, 2, 1, 0, 1, False),
+    "order": lambda: OPS.act_grad(R, R, None, 2, 3, 0, 1, False),
+    "activation": lambda: OPS.linear_act(X, W, None, None, None, 99, 0, 0),
+    "bias too short": lambda: OPS.linear_act(X, W, B[1:], None, None, 2, 0, 0),
+    "residual too small": lambda: OPS.linear_act(X, W, None, R[1:], None, 2, 0, 0),
+    "no seed": lambda: OPS.linear_act(X, W, None, None, None, 2, 10, 0),
+    "seed too short": lambda: OPS.dropout(X, ONE[1:], 10),
+    "threshold": lambda: OPS.dropout(X, ONE, 65537),
+    "strength's shape": lambda: OPS.prox(X, B, None, 0.0, 0.0),
+    "cotangent's shape": lambda: OPS.prox_grad(X[1:], X, None, None, 0.0, 0.0),
+    "lists of other lengths": lambda: OPS.sgd_step(
+        [X], [], [], 0.1, 0.0, 0.0, 0.0, False, False, False, 0.0, 0.0
+    ),
+    "gradient too small": lambda: OPS.sgd_step(
+        [X], [X[1:]], [], 0.1, 0.0, 0.0, 0.0, False, False, False, 0.0, 0.0
+    ),
+    "strided parameter": lambda: OPS.sgd_step(
+        [X.t()], [X.t()], [], 0.1, 0.0, 0.0, 0.0, False, False, False, 0.0, 0.0
+    ),
+    "step count of int64": lambda: OPS.adamw_step(
+        [X], [X], [X], [X], [ONE], 0.1, 0.9, 0.9, 0.0, 0.0, False, 0.0, 0.0, True
+    ),
+}
+
+
+@pytest.mark.parametrize("call", RAW.values(), ids=list(RAW))
+def test_raw_ops(call):
+    with pytest.raises(RuntimeError):
+        call()

@@ -1,0 +1,173 @@
+"""The modules: what they promise to share with torch.nn, and to save."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+
+import torchcalc
+from torchcalc import functional, nn
+
+
+def test_linear_act_has_linears_parameters(device):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(5, 7, device=device)
+    torch.manual_seed(0)
+    layer = nn.LinearAct(5, 7, device=device)
+    assert list(layer.state_dict()) == list(linear.state_dict())
+    for a, b in zip(layer.parameters(), linear.parameters(), strict=True):
+        assert torch.equal(a, b)
+    linear.load_state_dict(layer.state_dict())
+    x = torch.randn(3, 5, device=device)
+    torch.testing.assert_close(layer(x), torch.nn.functional.gelu(linear(x)))
+
+
+def test_dropout_only_in_training():
+    layer = nn.LinearAct(4, 400, activation="identity", dropout_p=0.5)
+    x = torch.randn(2, 4)
+    assert (layer(x) == 0).any()
+    torch.testing.assert_close(
+        layer.eval()(x), torch.nn.functional.linear(x, layer.weight, layer.bias)
+    )
+
+
+def test_residual_of_a_module():
+    layer = nn.LinearAct(4, 4, bias=False)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(layer(x, residual=x), x + layer(x))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.LinearAct(3, 4, activation="relu", dropout_p=0.1), nn.Dropout(0.3), nn.SoftThreshold(0.2)],
+    ids=lambda m: type(m).__name__,
+)
+def test_repr_copy_and_deepcopy(module):
+    clone = copy.deepcopy(module)
+    assert repr(clone) == repr(module)
+    assert repr(module) != f"{type(module).__name__}()"
+    x = torch.randn(2, 3)
+    assert torch.equal(module.eval()(x), clone.eval()(x))
+
+
+def test_functional_call_and_ensembles(device):
+    # Stacked parameters, as in torch.func's model ensembling.
+    models = [nn.LinearAct(5, 7, activation="tanh", device=device) for _ in range(3)]
+    params, buffers = torch.func.stack_module_state(models)
+    x = torch.randn(4, 5, device=device)
+
+    def call(p, b):
+        return torch.func.functional_call(models[0], (p, b), (x,))
+
+    actual = torch.vmap(call)(params, buffers)
+    torch.testing.assert_close(actual, torch.stack([m(x) for m in models]))
+
+
+def _saved_bytes(model, x):
+    """Bytes that autograd keeps of a forward pass, parameters and x left out, storages once."""
+    left_out = {t.untyped_storage().data_ptr() for t in (x, *model.parameters())}
+    kept = {}
+
+    def pack(t):
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in left_out:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = model(x)
+    return sum(kept.values()), y
+
+
+@pytest.mark.parametrize(
+    ("activation", "residual", "per_element"),
+    [
+        ("identity", False, 0),
+        ("relu", False, 4),  # y, which the next layer keeps too
+        ("tanh", False, 4),
+        ("sigmoid", False, 4),
+        ("gelu", False, 4),  # z
+        ("gelu_tanh", False, 4),
+        ("silu", False, 4),
+        ("identity", True, 0),
+        ("relu", True, 4),  # a
+        ("gelu", True, 4),
+    ],
+)
+def test_what_is_kept_for_backward(activation, residual, per_element):
+    layer = nn.LinearAct(16, 1000, activation=activation, dropout_p=0.5)
+    x, r = torch.randn(64, 16), torch.randn(64, 1000)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x, r if residual else None)
+
+    kept, _ = _saved_bytes(Model(), x)
+    assert kept == per_element * 64 * 1000 + 8  # and the seed
+
+
+def test_freeing_needs_no_garbage_collector():
+    x = torch.randn(4, 8, requires_grad=True)
+    y = functional.dropout(functional.linear_act(x, torch.randn(8, 8), activation="tanh"), 0.5)
+    alive = weakref.ref(y)
+    gc.disable()
+    try:
+        del y
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_saved_tensor_that_is_changed_is_noticed():
+    x, weight = torch.randn(3, 4), torch.randn(5, 4, requires_grad=True)
+    y = functional.linear_act(x, weight, activation="relu")
+    y.detach().mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_other_devices_run_the_reference(monkeypatch):
+    monkeypatch.setattr(torchcalc.ops, "is_native", lambda device: False)
+    x, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4)
+    args = {"dropout_p": 0.5, "seed": 3}
+    there = functional.linear_act(x, weight, **args)
+    dropped, mask = functional.dropout(x, seed=1), functional.dropout_mask((9,), seed=1)
+    shrunk = functional.soft_threshold(x, 0.3)
+    monkeypatch.undo()
+    torch.testing.assert_close(there, functional.linear_act(x, weight, **args))
+    torch.testing.assert_close(dropped, functional.dropout(x, seed=1))
+    assert torch.equal(mask, functional.dropout_mask((9,), seed=1))
+    torch.testing.assert_close(shrunk, functional.soft_threshold(x, 0.3))
+
+
+def test_meta_tensors_have_shapes():
+    x, weight = torch.empty(3, 4, device="meta"), torch.empty(5, 4, device="meta")
+    assert functional.linear_act(x, weight, dropout_p=0.5).shape == (3, 5)
+    assert functional.dropout(x).device.type == "meta"
+
+
+def test_autocast_adds_a_float32_residual_as_pytorch_would():
+    x, weight, residual = torch.randn(3, 4), torch.randn(4, 4), torch.randn(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = functional.linear_act(x, weight, residual=residual)
+        expected = residual + functional.linear_act(x, weight)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, expected)
+
+
+def test_everything_is_reachable_from_the_package():
+    assert torchcalc.__version__
+    for name in ("LinearAct", "Dropout", "SoftThreshold"):
+        assert hasattr(torchcalc.nn, name)
+    for name in ("L1", "L2", "ElasticNet"):
+        assert hasattr(torchcalc.prox, name)
+    for name in ("SGD", "AdamW", "groups"):
+        assert hasattr(torchcalc.optim, name)

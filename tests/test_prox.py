@@ -1,0 +1,88 @@
+"""Proximal operators against their definition: the argmin, found by brute force."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torchcalc import functional, nn, prox
+
+STRENGTHS = st.floats(0, 3)
+PENALTIES = {
+    "l1": lambda a, b: prox.L1(a),
+    "l2": lambda a, b: prox.L2(b),
+    "elastic_net": prox.ElasticNet,
+}
+
+
+def brute_force_argmin(penalty, v, step):
+    """argmin_w step g(w) + (w - v)^2 / 2 over a grid, refined about its best point."""
+    low, high = -abs(v) - 1, abs(v) + 1
+    for _ in range(12):
+        grid = torch.linspace(low, high, 401, dtype=torch.float64)
+        grid = torch.cat([grid, torch.zeros(1, dtype=torch.float64)])
+        values = torch.stack([step * penalty.value(w) for w in grid]) + (grid - v).square() / 2
+        best = grid[values.argmin()].item()
+        width = (high - low) / 40
+        low, high = best - width, best + width
+    return best
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@given(v=st.floats(-4, 4), a=STRENGTHS, b=STRENGTHS, step=st.floats(0.1, 2))
+@settings(max_examples=15, deadline=None)
+def test_prox_is_the_argmin(name, v, a, b, step):
+    penalty = PENALTIES[name](a, b)
+    actual = penalty.prox(torch.tensor([v], dtype=torch.float64), step).item()
+    assert actual == pytest.approx(brute_force_argmin(penalty, v, step), abs=1e-6)
+
+
+def test_functions_are_the_proxes_of_unit_step(device, dtype):
+    x = torch.randn(100, device=device).to(dtype)
+    assert torch.equal(functional.soft_threshold(x, 0.5), prox.L1(0.5).prox(x))
+    assert torch.equal(functional.prox_l2(x, 0.5), prox.L2(0.5).prox(x))
+    assert torch.equal(functional.prox_elastic_net(x, 0.5, 0.2), prox.ElasticNet(0.5, 0.2).prox(x))
+
+
+def test_soft_threshold_is_softshrink(device, dtype):
+    x = torch.randn(1000, device=device).to(dtype)
+    actual = functional.soft_threshold(x, 0.25)
+    torch.testing.assert_close(actual, torch.nn.functional.softshrink(x, 0.25))
+    assert (actual == 0).sum() == (x.abs() <= 0.25).sum() > 0
+
+
+def test_a_float_strength_keeps_its_precision():
+    # As opmath, not rounded to bfloat16 first: 0.1 would become 0.10009765625.
+    x = torch.full((8,), 256.0, dtype=torch.bfloat16)
+    exact = 256 / (1 + 0.1)
+    assert functional.prox_l2(x, 0.1)[0].item() == torch.tensor(exact).bfloat16().item()
+
+
+def test_values_of_strength_tensors_are_not_inspected():
+    x, lam = torch.tensor([1.0, -2.0]), torch.tensor([-0.5, float("nan")])
+    y = functional.soft_threshold(x, lam)
+    assert y[0] == 1.5
+    assert y[1].isnan()
+
+
+def test_penalty_values_and_moreau():
+    w = torch.randn(50, dtype=torch.float64)
+    assert prox.L1(2.0).value(w) == pytest.approx(2 * w.abs().sum().item())
+    assert prox.L2(2.0).value(w) == pytest.approx(w.square().sum().item())
+    assert prox.ElasticNet(1.0, 2.0).value(w) == pytest.approx(
+        (w.abs() + w.square()).sum().item()
+    )
+    # Moreau: v = prox_g(v) + projection of v on the dual ball, for the L1 norm.
+    torch.testing.assert_close(w, prox.L1(0.3).prox(w) + w.clamp(-0.3, 0.3))
+
+
+def test_soft_threshold_module_learns_its_threshold():
+    module = nn.SoftThreshold(torch.nn.Parameter(torch.tensor(0.5)))
+    x = torch.tensor([2.0, -3.0, 0.1])
+    module(x).abs().sum().backward()
+    assert module.lam.grad == -2
+    assert list(module.state_dict()) == ["lam"]
+    assert not list(nn.SoftThreshold(0.5).state_dict())
+    assert list(dict(nn.SoftThreshold(torch.tensor(0.5)).named_buffers())) == ["lam"]
