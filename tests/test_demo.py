@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from torchcalc.cli.main import main
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {"accuracy", "zero_fraction", "ms_per_step", "saved_bytes_per_step"}
 OPTIONS = ("--out", "--seeds", "--steps", "--batch-size", "--lr", "--lam", "--device")
+FORMATTING = ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # rich obeys them
 LAYERS = ((64, 256), (256, 256), (256, 10))
 
 
@@ -30,6 +32,7 @@ def short(tmp_path_factory):
     done = subprocess.run(
         [*command, "--seeds", "5", "--out", str(out)],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in FORMATTING},
         capture_output=True,
         text=True,
         timeout=120,

@@ -25,7 +25,7 @@
 // unknown to the compiler that it hands host code to.
 #if defined(__CUDA_ARCH__)
 #define TC_UNROLL _Pragma("unroll")
-#elif defined(__GNUC__) && !defined(__CUDACC__) && !defined(__SANITIZE_ADDRESS__)
+#elif defined(__GNUC__) && !defined(__CUDACC__)
 #define TC_UNROLL _Pragma("GCC unroll 16")
 #else
 #define TC_UNROLL

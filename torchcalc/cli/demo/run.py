@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -60,16 +61,15 @@ def _one_thread() -> Iterator[None]:
 def _train_all(settings: Settings) -> Runs:
     data = digits.load(settings.device)
     runs: Runs = {"dense": [], "sparse": []}
-    console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
         TimeRemainingColumn(),
-        console=console,
+        console=Console(stderr=True),
         transient=True,
         auto_refresh=False,  # no thread that draws into the timings
-        disable=not console.is_terminal,
+        disable=not sys.stderr.isatty(),
     )
     with progress:
         bar = progress.add_task("", total=2 * len(settings.seeds) * settings.steps)
@@ -103,9 +103,9 @@ def _write_report(settings: Settings, means: Means, figures: dict[str, list[Figu
 
 def _table(settings: Settings, means: Means) -> Table:
     seeds = ", ".join(map(str, settings.seeds))
+    seeds = f"mean of seeds {seeds}" if len(settings.seeds) > 1 else f"seed {seeds}"
     table = Table(
-        title=f"{settings.steps} steps of {settings.batch_size} digits on {settings.device}, "
-        f"mean of seed{'s' if len(settings.seeds) > 1 else ''} {seeds}",
+        title=f"{settings.steps} steps of {settings.batch_size} digits on {settings.device}, {seeds}",
         title_justify="left",
     )
     table.add_column("")

@@ -1,0 +1,358 @@
+"""Optimizers: torch.optim without a penalty, a written-out prox step with one, state, resuming."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+
+from torchcalc import optim, prox
+from torchcalc.reference import optim as reference
+
+STEPS = 100
+SHAPES = [(), (1,), (7,), (5, 13), (1, 1031), (0, 3), (300, 150)]
+PENALTIES = {"l1": prox.L1(0.05), "l2": prox.L2(0.5), "elastic_net": prox.ElasticNet(0.05, 0.5)}
+
+SGD_SETTINGS = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "dampening": {"momentum": 0.9, "dampening": 0.3},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "weight decay": {"momentum": 0.9, "weight_decay": 0.1},
+    "maximize": {"momentum": 0.9, "weight_decay": 0.1, "maximize": True},
+}
+ADAMW_SETTINGS = {
+    "default": {},
+    "no weight decay": {"weight_decay": 0.0},
+    "betas and eps": {"betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1},
+    "maximize": {"maximize": True},
+}
+
+
+def make_params(device="cpu", dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    values = [0.1 * torch.randn(s, generator=generator) for s in SHAPES]  # as large as weights are
+    return [torch.nn.Parameter(v.to(device, dtype)) for v in values]
+
+
+def gradients(step, device="cpu", dtype=torch.float32):
+    generator = torch.Generator().manual_seed(100 + step)
+    return [torch.randn(s, generator=generator).to(device, dtype) for s in SHAPES]
+
+
+def train(optimizer, params, steps, first=0):
+    for step in range(first, first + steps):
+        for p, g in zip(params, gradients(step, params[0].device, params[0].dtype), strict=True):
+            p.grad = g
+        optimizer.step()
+
+
+def assert_params_close(actual, expected, atol=1e-6):
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("settings", SGD_SETTINGS.values(), ids=list(SGD_SETTINGS))
+def test_sgd_equals_torch(settings, device):
+    ours, theirs = make_params(device), make_params(device)
+    train(optim.SGD(ours, lr=0.01, **settings), ours, STEPS)
+    train(torch.optim.SGD(theirs, lr=0.01, **settings), theirs, STEPS)
+    assert_params_close(ours, theirs)
+
+
+@pytest.mark.parametrize("settings", ADAMW_SETTINGS.values(), ids=list(ADAMW_SETTINGS))
+def test_adamw_equals_torch(settings, device):
+    ours, theirs = make_params(device), make_params(device)
+    train(optim.AdamW(ours, **settings), ours, STEPS)
+    train(torch.optim.AdamW(theirs, **settings), theirs, STEPS)
+    assert_params_close(ours, theirs)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES.values(), ids=list(PENALTIES))
+@pytest.mark.parametrize("settings", SGD_SETTINGS.values(), ids=list(SGD_SETTINGS))
+def test_sgd_equals_a_written_out_prox_step(settings, penalty, device):
+    l1, l2 = penalty.strengths
+    ours, theirs = make_params(device, torch.float64), make_params(device, torch.float64)
+    optimizer = optim.SGD(ours, lr=0.01, penalty=penalty, **settings)
+    buffers = [torch.zeros_like(p) if "momentum" in settings else None for p in theirs]
+    for step in range(20):
+        train(optimizer, ours, 1, step)
+        grads = gradients(step, device, torch.float64)
+        for p, g, b in zip(theirs, grads, buffers, strict=True):
+            reference.sgd_step(
+                p.data, g, b, lr=0.01, l1=l1, l2=l2, first_step=step == 0, **settings
+            )
+    assert_params_close(ours, theirs, atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["adaptive", "lr"])
+@pytest.mark.parametrize("penalty", PENALTIES.values(), ids=list(PENALTIES))
+@pytest.mark.parametrize("settings", ADAMW_SETTINGS.values(), ids=list(ADAMW_SETTINGS))
+def test_adamw_equals_a_written_out_prox_step(settings, penalty, metric, device):
+    l1, l2 = penalty.strengths
+    options = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, **settings}
+    ours, theirs = make_params(device, torch.float64), make_params(device, torch.float64)
+    optimizer = optim.AdamW(ours, penalty=penalty, prox_metric=metric, **options)
+    beta1, beta2 = options.pop("betas")
+    state = [
+        (torch.zeros_like(p), torch.zeros_like(p), torch.zeros((), device=device)) for p in theirs
+    ]
+    for step in range(20):
+        train(optimizer, ours, 1, step)
+        grads = gradients(step, device, torch.float64)
+        for p, g, (m, n, k) in zip(theirs, grads, state, strict=True):
+            reference.adamw_step(
+                p.data,
+                g,
+                m,
+                n,
+                k,
+                beta1=beta1,
+                beta2=beta2,
+                l1=l1,
+                l2=l2,
+                adaptive=metric == "adaptive",
+                **options,
+            )
+    assert_params_close(ours, theirs, atol=1e-12)
+
+
+def test_l1_makes_exact_zeros_and_keeps_them(device):
+    param = torch.nn.Parameter(torch.linspace(-1, 1, 1001, device=device))
+    optimizer = optim.AdamW([param], lr=0.01, weight_decay=0.0, penalty=prox.L1(1.0))
+    for _ in range(50):
+        param.grad = torch.full_like(param, 0.1)
+        optimizer.step()
+    assert (param == 0).any()
+    param.grad = torch.zeros_like(param)
+    zeros = param == 0
+    optimizer.step()
+    assert (param[zeros] == 0).all()
+
+
+def test_adaptive_metric_has_the_right_fixed_point():
+    # min f(w) + lam |w|, f = sum c_i (w_i - t_i)^2 / 2:  w = S(t, lam / c), whatever c is.
+    c = torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=torch.float64)
+    target = torch.tensor([4.0, -1.5, 0.02, 2.0], dtype=torch.float64)
+    lam = 0.3
+    expected = torch.sign(target) * (target.abs() - lam / c).clamp(min=0)
+    errors = {}
+    for metric in ("adaptive", "lr"):
+        w = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        optimizer = optim.AdamW(
+            [w], lr=0.05, weight_decay=0.0, penalty=prox.L1(lam), prox_metric=metric
+        )
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.998)
+        for _ in range(4000):
+            w.grad = c * (w.detach() - target)
+            optimizer.step()
+            schedule.step()
+        errors[metric] = (w - expected).abs().max().item()
+    assert errors["adaptive"] < 1e-3
+    assert errors["lr"] > 0.1  # another problem's solution: hence the default
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.9, penalty=prox.L1(0.01)),
+        lambda p: optim.AdamW(p, penalty=prox.ElasticNet(0.01, 0.1)),
+    ],
+    ids=["SGD", "AdamW"],
+)
+def test_resuming_gives_the_same_bits(make, dtype, device):
+    whole = make_params(device, dtype)
+    train(make(whole), whole, 20)
+    params = make_params(device, dtype)
+    optimizer = make(params)
+    train(optimizer, params, 11)
+    buffer = io.BytesIO()
+    torch.save({"params": params, "optimizer": optimizer.state_dict()}, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=True)
+    params = [torch.nn.Parameter(p.detach()) for p in loaded["params"]]
+    optimizer = make(params)
+    optimizer.load_state_dict(loaded["optimizer"])
+    train(optimizer, params, 9, first=11)
+    assert all(torch.equal(a, b) for a, b in zip(params, whole, strict=True))
+
+
+PAIRS = {
+    "SGD": (
+        lambda p, **k: optim.SGD(p, lr=0.01, momentum=0.9, **k),
+        lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    ),
+    "AdamW": (optim.AdamW, torch.optim.AdamW),
+    "AdamW fused": (optim.AdamW, lambda p: torch.optim.AdamW(p, fused=True)),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS.values(), ids=list(PAIRS))
+def test_state_loads_both_ways(ours, theirs, device):
+    expected = make_params(device)
+    train(theirs(expected), expected, 20)
+    for first, second in ((ours, theirs), (theirs, ours)):
+        params = make_params(device)
+        optimizer = first(params)
+        train(optimizer, params, 10)
+        successor = second(params)
+        successor.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        keys = {k for s in optimizer.state.values() for k in s}
+        assert keys == {k for s in successor.state.values() for k in s}
+        train(successor, params, 10, first=10)
+        assert_params_close(params, expected)
+
+
+def test_loading_a_torch_state_keeps_the_penalty():
+    params = make_params()
+    optimizer = optim.AdamW(params, penalty=prox.L1(0.3), prox_metric="lr")
+    optimizer.load_state_dict(torch.optim.AdamW(params, lr=0.5).state_dict())
+    group = optimizer.param_groups[0]
+    assert (group["penalty"], group["l1"], group["prox_metric"]) == ("l1", 0.3, "lr")
+    assert group["lr"] == 0.5
+    # A state of this optimizer brings its own.
+    optimizer.load_state_dict(optim.AdamW(params, penalty=prox.L2(0.2)).state_dict())
+    group = optimizer.param_groups[0]
+    assert (group["penalty"], group["l1"], group["l2"]) == ("l2", 0.0, 0.2)
+
+
+def test_states_that_mean_another_algorithm_are_refused():
+    params = make_params()
+    for theirs in (
+        torch.optim.AdamW(params, amsgrad=True),
+        torch.optim.Adam(params, weight_decay=0.1),
+    ):
+        optimizer = optim.AdamW(params)
+        before = copy.deepcopy(optimizer.state_dict())
+        with pytest.raises(ValueError, match="not supported"):
+            optimizer.load_state_dict(theirs.state_dict())
+        assert optimizer.state_dict() == before
+
+
+def test_groups_hold_plain_values_that_a_scheduler_can_change():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
+    groups = optim.groups(model, {"0.weight": None, "*.weight": prox.L1(1e-2), "*": prox.L2(0.1)})
+    assert [len(g["params"]) for g in groups] == [1, 1, 2]
+    optimizer = optim.SGD(groups, lr=0.1, penalty=prox.ElasticNet(1.0, 1.0))
+    stored = [(g["penalty"], g["l1"], g["l2"]) for g in optimizer.param_groups]
+    assert stored == [(None, 0.0, 0.0), ("l1", 1e-2, 0.0), ("l2", 0.0, 0.1)]
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    assert optimizer.param_groups[3]["penalty"] == "elastic_net"
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.param_groups[1]["l1"] = 1e6
+    optimizer.step()
+    assert (model[1].weight == 0).all()
+    assert not (model[0].weight == 0).any()
+
+
+def test_parameters_without_gradient_stay(device):
+    params = make_params(device)
+    before = [p.detach().clone() for p in params]
+    optimizer = optim.AdamW(params, penalty=prox.L1(10.0))
+    params[3].grad = torch.ones_like(params[3])
+    optimizer.step()
+    for i, (p, b) in enumerate(zip(params, before, strict=True)):
+        assert torch.equal(p, b) == (i != 3)
+    # A parameter that joins later starts at its own first step.
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.state[params[3]]["step"] == 2
+    assert optimizer.state[params[4]]["step"] == 1
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.t, lambda t: t[:, ::2], lambda t: t[1:]])
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_any_strides(make, kind, device):
+    settings = {"momentum": 0.9} if kind == "SGD" else {}
+    base = torch.randn(6, 8, device=device)
+    strided = torch.nn.Parameter(make(base.clone()))
+    plain = torch.nn.Parameter(strided.detach().clone().contiguous())
+    assert strided.is_contiguous() == (make(base).is_contiguous())
+    for p in (strided, plain):
+        optimizer = getattr(optim, kind)([p], lr=0.1, penalty=prox.L1(0.1), **settings)
+        torch.manual_seed(0)
+        for i in range(5):
+            p.grad = torch.randn(p.shape, device=device)
+            if i % 2:
+                p.grad = p.grad.t().contiguous().t()
+            optimizer.step()
+    assert torch.equal(strided, plain)
+
+
+def test_channels_last_parameters_are_updated_in_place(device):
+    conv = torch.nn.Conv2d(3, 5, 3, device=device).to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(conv).to(memory_format=torch.contiguous_format)
+    x = torch.randn(2, 3, 8, 8, device=device)
+    for model in (conv, twin):
+        optimizer = optim.AdamW(model.parameters(), lr=0.1, penalty=prox.L1(1e-3))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(conv.weight, twin.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_a_stale_backward_raises():
+    w = torch.nn.Parameter(torch.randn(3))
+    loss = (w * w).sum()
+    w.grad = torch.ones(3)
+    optim.SGD([w], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_closure_and_schedulers_and_hooks():
+    w = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = optim.SGD([w], lr=0.1)
+    calls = []
+    optimizer.register_step_post_hook(lambda *a: calls.append("post"))
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = w.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 1.0
+    schedule.step()
+    assert calls == ["post"]
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    torch.testing.assert_close(w.detach(), torch.tensor([0.8]))
+
+
+def test_grad_scaler_skips_infinite_steps():
+    w = torch.nn.Parameter(torch.ones(2))
+    optimizer = optim.AdamW([w])
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale((w * float("inf")).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(w, torch.ones(2))
+
+
+def test_half_precision_parameters(device, dtype):
+    params, exact = make_params(device, dtype), make_params(device, torch.float64)
+    for e, p in zip(exact, params, strict=True):
+        e.data.copy_(p)
+    for chosen in (params, exact):
+        # A large eps: else an update is the quotient of two numbers that have lost their digits.
+        train(optim.AdamW(chosen, lr=1e-2, eps=0.1, penalty=prox.L1(1e-2)), chosen, 3)
+    unit = torch.finfo(dtype).eps
+    for p, e in zip(params, exact, strict=True):
+        torch.testing.assert_close(p.double(), e, atol=8 * unit, rtol=8 * unit)
+        assert p.dtype == dtype
+
+
+def test_optimizer_can_be_pickled_and_copied():
+    params = make_params()
+    optimizer = optim.AdamW(params, penalty=prox.L1(0.1))
+    train(optimizer, params, 2)
+    clone = copy.deepcopy(optimizer)
+    assert clone.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert "l1" in repr(optimizer)
