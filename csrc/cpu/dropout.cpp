@@ -9,8 +9,8 @@ template <class T>
 TC_SIMD void drop(T* __restrict y, const T* __restrict x, const uint16_t* __restrict lanes,
                   int32_t threshold, opmath_t<T> scale, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
-    const T kept = static_cast<T>(static_cast<opmath_t<T>>(x[i]) * scale);
-    y[i] = lanes[i] >= threshold ? kept : T(0);
+    const opmath_t<T> kept = static_cast<opmath_t<T>>(x[i]) * scale;
+    y[i] = static_cast<T>(lanes[i] >= threshold ? kept : opmath_t<T>(0));
   }
 }
 

@@ -105,7 +105,8 @@ def _table(settings: Settings, means: Means) -> Table:
     seeds = ", ".join(map(str, settings.seeds))
     seeds = f"mean of seeds {seeds}" if len(settings.seeds) > 1 else f"seed {seeds}"
     table = Table(
-        title=f"{settings.steps} steps of {settings.batch_size} digits on {settings.device}, {seeds}",
+        title=f"{settings.steps} steps of {settings.batch_size} digits "
+        f"on {settings.device}, {seeds}",
         title_justify="left",
     )
     table.add_column("")
