@@ -20,7 +20,7 @@ __device__ void store_if(T* p, const Values<Op>& v, Octet at) {
 
 template <class T, class Op>
 __device__ void load(Values<Op>& v, const Strength<T, Op>& strength, Octet at) {
-  if (strength.data && strength.stride == 1) {
+  if (strength.data && strength.for_each) {
     load(v, strength.data + at.begin, at.n);
   } else {
     const Op all = strength[0];

@@ -49,13 +49,21 @@ struct ActGradArgs {
 constexpr int64_t kRowsPerChunk = 128;
 TC_HD int64_t row_chunks(int64_t rows) { return (rows + kRowsPerChunk - 1) / kRowsPerChunk; }
 
-// A strength of a penalty: a number (data is null), one element for all (stride 0) or one for each.
+// A strength of a penalty: a number (data is null), one element for all, or one for each.
 template <class T, class Op>
 struct Strength {
   const T* data;
-  int64_t stride;
+  bool for_each;
   Op value;
-  TC_HD Op operator[](int64_t i) const { return data ? static_cast<Op>(data[i * stride]) : value; }
+
+  TC_HD Op operator[](int64_t i) const {
+    return data ? static_cast<Op>(data[for_each ? i : 0]) : value;
+  }
+
+  // The same with one element for all read into the number: a loop over it vectorises. Host only.
+  Strength hoisted() const {
+    return data && !for_each ? Strength{nullptr, false, static_cast<Op>(*data)} : *this;
+  }
 };
 
 // Arrays have n elements. An input that may be null stands for zeros, an output for one not wanted.
@@ -83,31 +91,6 @@ struct ProxGradGradArgs {
   T *dgrad, *dx, *dl1, *dl2;  // dl1, dl2 may be null
   int64_t n;
 };
-
-// Element i of each op: what a CPU loop and a CUDA thread both do.
-template <class T, class Op>
-TC_HD void prox_element(const ProxArgs<T, Op>& args, int64_t i) {
-  args.y[i] = static_cast<T>(math::prox<Op>(args.x[i], args.l1[i], args.l2[i]));
-}
-
-template <class T, class Op>
-TC_HD void prox_grad_element(const ProxGradArgs<T, Op>& args, int64_t i) {
-  const auto d = math::prox_vjp<Op>(args.grad[i], args.x[i], args.l1[i], args.l2[i]);
-  args.dx[i] = static_cast<T>(d.x);
-  if (args.dl1) args.dl1[i] = static_cast<T>(d.l1);
-  if (args.dl2) args.dl2[i] = static_cast<T>(d.l2);
-}
-
-template <class T, class Op>
-TC_HD void prox_grad_grad_element(const ProxGradGradArgs<T, Op>& args, int64_t i) {
-  const auto or_zero = [i](const T* c) { return c ? static_cast<Op>(c[i]) : Op(0); };
-  const auto d = math::prox_vjp_vjp<Op>(or_zero(args.cx), or_zero(args.c1), or_zero(args.c2),
-                                        args.grad[i], args.x[i], args.l1[i], args.l2[i]);
-  args.dgrad[i] = static_cast<T>(d.g);
-  args.dx[i] = static_cast<T>(d.x);
-  if (args.dl1) args.dl1[i] = static_cast<T>(d.l1);
-  if (args.dl2) args.dl2[i] = static_cast<T>(d.l2);
-}
 
 // One tensor of a multi-tensor optimizer step. What an optimizer does not keep is null.
 template <class T>

@@ -66,6 +66,8 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor weight, OptionalTensor bi
   if (rows == 0 || cols == 0) return {y, kept};
 
   Tensor z = keep_z ? kept : y;
+  const bool has_epilogue =
+      f != math::Activation::kIdentity || residual || threshold > 0 || keep_z || keep_a;
   dispatch_dtype(x.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     const EpilogueArgs<T> args{
         .z = static_cast<const T*>(z.data_ptr()),
@@ -86,7 +88,7 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor weight, OptionalTensor bi
         linear_out(torch::stable::narrow(z, 0, begin, count),
                    torch::stable::narrow(x, 0, begin, count), weight, bias);
       }
-      Device::epilogue(f, args, begin, begin + count);
+      if (has_epilogue) Device::epilogue(f, args, begin, begin + count);
     }
   });
   return {y, kept};

@@ -39,7 +39,7 @@ struct ProxInputs {
 
   template <class T>
   static Strength<T, opmath_t<T>> strength(const OptionalTensor& t, double value) {
-    return {data_or_null<const T>(t), t && t->numel() > 1 ? 1 : 0, static_cast<opmath_t<T>>(value)};
+    return {data_or_null<const T>(t), t && t->numel() > 1, static_cast<opmath_t<T>>(value)};
   }
 
  private:

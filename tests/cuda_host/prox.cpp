@@ -7,7 +7,7 @@ using namespace torchcalc;
 template <class T>
 Strength<T, opmath_t<T>> strength(Request& request, const char* name) {
   const T* data = request.input<T>(name);
-  return {data, data && request.flag(std::string(name) + "_each") ? 1 : 0,
+  return {data, data && request.flag(std::string(name) + "_each"),
           static_cast<opmath_t<T>>(request.number(std::string(name) + "_value"))};
 }
 
