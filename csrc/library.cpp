@@ -34,7 +34,8 @@ STABLE_TORCH_LIBRARY(torchcalc, m) {
       "bool first_step, float l1, float l2) -> ()");
   m.def(
       "adamw_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
-      "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, float lr, float beta1, float beta2, float eps, "
+      "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, float lr, float beta1, float beta2, float "
+      "eps, "
       "float weight_decay, bool maximize, float l1, float l2, bool adaptive) -> ()");
 }
 

@@ -1,4 +1,4 @@
-"""Derivatives of every op: reverse, forward, mixed, nested, by finite differences and by PyTorch."""
+"""Derivatives of every op, reverse, forward, mixed, nested: finite differences and PyTorch's."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_gradgradcheck(op, device):
 @rows("forward AD")
 def test_forward_ad(op, device):
     for sample, inputs in samples(op, device):
-        assert gradcheck(
-            sample.call, inputs, check_forward_ad=True, check_backward_ad=False
-        ), sample.name
+        assert gradcheck(sample.call, inputs, check_forward_ad=True, check_backward_ad=False), (
+            sample.name
+        )
 
 
 @rows("forward AD")

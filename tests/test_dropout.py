@@ -56,9 +56,7 @@ def test_kernel_equals_reference_and_numpy(seed, device):
     seed_tensor = torch.tensor([seed], device=device)
     kernel = functional.dropout_mask((n,), p, seed=seed, device=device)
     assert torch.equal(kernel.cpu(), expected)
-    assert torch.equal(
-        reference.dropout_mask((n,), seed_tensor, round(65536 * p)).cpu(), expected
-    )
+    assert torch.equal(reference.dropout_mask((n,), seed_tensor, round(65536 * p)).cpu(), expected)
     # The ops that draw it on the way: alone, behind a GEMM, and again in both backward passes.
     ones = torch.ones(n, device=device, requires_grad=True)
     dropped = functional.dropout(ones, p, seed=seed)

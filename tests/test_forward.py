@@ -37,8 +37,8 @@ class Errors:
     def check(self, dtype):
         if not self.found:
             return
-        # How exact PyTorch is on a tensor of few elements is luck: what it is on such tensors of the
-        # op at worst counts for them, and its median over the op's tensors for the larger ones.
+        # How exact PyTorch is on a tensor of few elements is luck: what it is on such tensors of
+        # the op at worst counts for them, and its median over the op's tensors for larger ones.
         typical = statistics.median(row[3] for row in self.found)
         small = max((row[3] for row in self.found if row[1] < SMALL), default=0.0)
         # In the dtypes whose reference is hardly more exact, sums in another order may differ.
@@ -85,7 +85,7 @@ def test_nan_and_inf_propagate_as_in_pytorch(op, device, value):
     for sample in op.samples(torch.device(device), torch.float32):
         if "dropout" in sample.name or op.name == "dropout":
             continue  # dropped elements are 0 by selection: test_dropout
-        # In float64: PyTorch's float32 gelu makes NaN of infinity on some CPUs, its float64 one inf.
+        # In float64: PyTorch's float32 gelu makes NaN of infinity on some CPUs.
         inputs = [t.clone() for t in sample.inputs]
         inputs[0].view(-1)[1] = value
         exact_inputs = [t.double().requires_grad_() for t in inputs]

@@ -71,9 +71,7 @@ def test_penalty_values_and_moreau():
     w = torch.randn(50, dtype=torch.float64)
     assert prox.L1(2.0).value(w) == pytest.approx(2 * w.abs().sum().item())
     assert prox.L2(2.0).value(w) == pytest.approx(w.square().sum().item())
-    assert prox.ElasticNet(1.0, 2.0).value(w) == pytest.approx(
-        (w.abs() + w.square()).sum().item()
-    )
+    assert prox.ElasticNet(1.0, 2.0).value(w) == pytest.approx((w.abs() + w.square()).sum().item())
     # Moreau: v = prox_g(v) + projection of v on the dual ball, for the L1 norm.
     torch.testing.assert_close(w, prox.L1(0.3).prox(w) + w.clamp(-0.3, 0.3))
 

@@ -29,7 +29,11 @@ def test_vmap(op, batched, device):
             return call(*t).square().sum()
 
         everything = tuple(range(n))
-        for function in (sample.call, grad(scalar, everything), grad(grad_norm(scalar), everything)):
+        for function in (
+            sample.call,
+            grad(scalar, everything),
+            grad(grad_norm(scalar), everything),
+        ):
             actual = vmap(function, in_dims=dims)(*inputs)
             for b in range(SIZE):
                 one = function(

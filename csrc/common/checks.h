@@ -11,7 +11,8 @@
 #include "math/philox.h"
 
 // What every op holds true of its inputs before it touches memory. Python has validated already and
-// names arguments in its errors; these checks keep a raw call from reading or writing out of bounds.
+// names arguments in its errors; these checks keep a raw call from reading or writing out of
+// bounds.
 namespace torchcalc {
 
 using torch::stable::Tensor;

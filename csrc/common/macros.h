@@ -11,7 +11,8 @@
 #endif
 
 // TC_SIMD compiles a function once per x86-64 level and picks one when the library is loaded.
-// Thread and address sanitizers run before the dynamic linker's resolvers can, so they get one copy.
+// Thread and address sanitizers run before the dynamic linker's resolvers can, so they get one
+// copy.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__CUDACC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define TC_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -21,8 +22,8 @@
 #define TC_HAS_SIMD_CLONES 0
 #endif
 
-// TC_UNROLL unrolls the whole of a loop with a small constant number of rounds. nvcc's own pragma is
-// unknown to the compiler that it hands host code to.
+// TC_UNROLL unrolls the whole of a loop with a small constant number of rounds. nvcc's own pragma
+// is unknown to the compiler that it hands host code to.
 #if defined(__CUDA_ARCH__)
 #define TC_UNROLL _Pragma("unroll")
 #elif defined(__GNUC__) && !defined(__CUDACC__)

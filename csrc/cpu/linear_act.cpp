@@ -48,35 +48,37 @@ void act_grad_chunk(const ActGradArgs<T, Op>& args, Mask& mask, int64_t chunk, i
   if (sums) std::fill(sums + col_begin, sums + col_end, Op(0));
   const int64_t begin = chunk * kRowsPerChunk, end = std::min(begin + kRowsPerChunk, args.rows);
   const Tiling tiling(args.rows, args.cols);
-  tiling.for_each(begin, end, col_begin, col_end, [&](int64_t row, int64_t rows, int64_t col, int64_t cols) {
-    const int64_t i = row * args.cols + col;
-    const int64_t n = rows * cols;
-    load(g, args.grad + i, n);
-    if (args.saved) load(u, args.saved + i, n);
-    if (args.saved_scale != Op(1)) scale(u, args.saved_scale, n);
-    derive<Act, Order>(g, u, n);
-    if (mask.drops()) mask.apply(g, args.factor, i, n);
-    store(args.dz + i, g, n);
-    if (sums) {
-      for (int64_t r = 0; r < rows; ++r) add<Op>(sums + col, g + r * cols, cols);
-    }
-  });
+  tiling.for_each(begin, end, col_begin, col_end,
+                  [&](int64_t row, int64_t rows, int64_t col, int64_t cols) {
+                    const int64_t i = row * args.cols + col;
+                    const int64_t n = rows * cols;
+                    load(g, args.grad + i, n);
+                    if (args.saved) load(u, args.saved + i, n);
+                    if (args.saved_scale != Op(1)) scale(u, args.saved_scale, n);
+                    derive<Act, Order>(g, u, n);
+                    if (mask.drops()) mask.apply(g, args.factor, i, n);
+                    store(args.dz + i, g, n);
+                    if (sums) {
+                      for (int64_t r = 0; r < rows; ++r) add<Op>(sums + col, g + r * cols, cols);
+                    }
+                  });
 }
 
 template <class T, class Op>
 void sum_chunks(const ActGradArgs<T, Op>& args) {
   const int64_t chunks = row_chunks(args.rows);
-  torch::stable::parallel_for(0, ceil_div(args.cols, kSegment), 1, [&](int64_t first, int64_t last) {
-    alignas(64) Op total[kSegment];
-    for (int64_t s = first; s < last; ++s) {
-      const int64_t col = s * kSegment, n = std::min(kSegment, args.cols - col);
-      std::fill(total, total + n, Op(0));
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        add<Op>(total, args.partial + chunk * args.cols + col, n);
-      }
-      store(args.dbias + col, total, n);
-    }
-  });
+  torch::stable::parallel_for(
+      0, ceil_div(args.cols, kSegment), 1, [&](int64_t first, int64_t last) {
+        alignas(64) Op total[kSegment];
+        for (int64_t s = first; s < last; ++s) {
+          const int64_t col = s * kSegment, n = std::min(kSegment, args.cols - col);
+          std::fill(total, total + n, Op(0));
+          for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+            add<Op>(total, args.partial + chunk * args.cols + col, n);
+          }
+          store(args.dbias + col, total, n);
+        }
+      });
 }
 
 struct Cpu {
@@ -103,8 +105,7 @@ struct Cpu {
       dispatch_bool(order == 1, [&](auto first_order) {
         // Tasks are chunks of rows by segments of columns, so that short and wide inputs split too.
         const int64_t columns = ceil_div(args.cols, kSegment);
-        const int64_t grain =
-            ceil_div(kGrain, kRowsPerChunk * std::min(args.cols, kSegment));
+        const int64_t grain = ceil_div(kGrain, kRowsPerChunk * std::min(args.cols, kSegment));
         torch::stable::parallel_for(
             0, row_chunks(args.rows) * columns, grain, [&](int64_t first, int64_t last) {
               Mask mask(args.seed, args.threshold);

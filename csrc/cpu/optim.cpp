@@ -63,8 +63,8 @@ struct Cpu {
         const auto rule = options.rule<opmath_t<T>, momentum, penalised>();
         for_each_piece(tensors, [&](size_t k, int64_t begin, int64_t n) {
           const auto& t = tensors[k];
-          sgd_range(rule, t.param + begin, t.grad + begin,
-                    momentum ? t.state1 + begin : nullptr, n);
+          sgd_range(rule, t.param + begin, t.grad + begin, momentum ? t.state1 + begin : nullptr,
+                    n);
         });
       });
     });
@@ -88,7 +88,8 @@ struct Cpu {
       }
       for_each_piece(tensors, [&](size_t k, int64_t begin, int64_t n) {
         const auto& t = tensors[k];
-        adamw_range(rules[k], t.param + begin, t.grad + begin, t.state1 + begin, t.state2 + begin, n);
+        adamw_range(rules[k], t.param + begin, t.grad + begin, t.state1 + begin, t.state2 + begin,
+                    n);
       });
     });
   }

@@ -34,7 +34,8 @@ TC_SIMD void prox_grad_grad_range(const ProxGradGradArgs<T, Op>& shared, int64_t
     const Op cx = args.cx ? static_cast<Op>(args.cx[i]) : Op(0);
     const Op c1 = args.c1 ? static_cast<Op>(args.c1[i]) : Op(0);
     const Op c2 = args.c2 ? static_cast<Op>(args.c2[i]) : Op(0);
-    const auto d = math::prox_vjp_vjp<Op>(cx, c1, c2, args.grad[i], args.x[i], args.l1[i], args.l2[i]);
+    const auto d =
+        math::prox_vjp_vjp<Op>(cx, c1, c2, args.grad[i], args.x[i], args.l1[i], args.l2[i]);
     args.dgrad[i] = static_cast<T>(d.g);
     args.dx[i] = static_cast<T>(d.x);
     if (want1) args.dl1[i] = static_cast<T>(d.l1);

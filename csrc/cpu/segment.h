@@ -47,7 +47,8 @@ TC_SIMD void derive(Op* __restrict c, const Op* __restrict u, int64_t n) {
 // The 16-bit lanes of `groups` Philox groups from `group` on, for up to kSegment + 8 elements.
 TC_SIMD inline void fill_groups(uint16_t* __restrict lanes, uint64_t seed, uint64_t group,
                                 int64_t groups) {
-  static_assert(std::endian::native == std::endian::little, "lanes are the words' halves, low first");
+  static_assert(std::endian::native == std::endian::little,
+                "lanes are the words' halves, low first");
   constexpr int64_t kGroups = kSegment / math::kLanesPerGroup + 1;
   uint32_t words[4][kGroups];
   for (int64_t k = 0; k < groups; ++k) {

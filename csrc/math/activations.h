@@ -6,9 +6,9 @@
 
 // Activations a = f(z) and their derivatives.
 //
-// A functor has value(z) = f(z) and d<Order>(c, u) = c * F_Order(u). Where kFromOutput is false, u is
-// the pre-activation z, F_1 = f'(z) and F_2 = f''(z). Where it is true the derivative can be told
-// from the output alone: u is a, F_1(a) = f'(z) and F_2 = dF_1/da. So, in both cases,
+// A functor has value(z) = f(z) and d<Order>(c, u) = c * F_Order(u). Where kFromOutput is false, u
+// is the pre-activation z, F_1 = f'(z) and F_2 = f''(z). Where it is true the derivative can be
+// told from the output alone: u is a, F_1(a) = f'(z) and F_2 = dF_1/da. So, in both cases,
 //   VJP of value:   dz = d<1>(c, u)
 //   VJP of d<1>:    dc = d<1>(c', u),   du = d<2>(c' * c, u)
 namespace torchcalc::math {

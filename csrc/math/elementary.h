@@ -8,9 +8,9 @@
 
 #include "common/macros.h"
 
-// exp, tanh, sigmoid and the normal distribution. In float they are branch-free, so that a loop over
-// them vectorises, and accurate to a few units in the last place; in double they are the library's.
-// NaN goes in and comes out; infinities give the limits.
+// exp, tanh, sigmoid and the normal distribution. In float they are branch-free, so that a loop
+// over them vectorises, and accurate to a few units in the last place; in double they are the
+// library's. NaN goes in and comes out; infinities give the limits.
 namespace torchcalc::math {
 
 template <class T>
@@ -52,8 +52,9 @@ TC_HD T sigmoid(T x) {
 TC_HD float tanh(float x) {
   const float magnitude = std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0x7fffffffu);
   const float s = x * x;
-  const float near_zero = x + x * s * polynomial(s, -0.3333328194f, 0.1333144219f, -0.05373971485f,
-                                                 0.02063908657f, -0.005704986327f);
+  const float near_zero = x + x * s *
+                                  polynomial(s, -0.3333328194f, 0.1333144219f, -0.05373971485f,
+                                             0.02063908657f, -0.005704986327f);
   const float far = 1.0f - 2.0f / (exp(2.0f * magnitude) + 1.0f);
   const float signed_far = x < 0.0f ? -far : far;
   return magnitude < 0.625f ? near_zero : signed_far;
@@ -73,10 +74,10 @@ TC_HD Normal<float> normal(float z) {
   const float e = exp(-0.5f * z * z);
   // P(Z > |z|) = e * t * polynomial(t), t = 1 / (1 + 0.35 |z|): a minimax fit, 3e-8 relative error.
   const float t = 1.0f / (1.0f + 0.35f * magnitude);
-  const float tail = e * t *
-                     polynomial(t, 0.1396213068f, 0.1398635154f, 0.1198212879f, 0.1055525015f,
-                                -0.02321235211f, 0.1593196939f, -0.2558390030f, 0.1440309192f,
-                                -0.02915788572f);
+  const float tail =
+      e * t *
+      polynomial(t, 0.1396213068f, 0.1398635154f, 0.1198212879f, 0.1055525015f, -0.02321235211f,
+                 0.1593196939f, -0.2558390030f, 0.1440309192f, -0.02915788572f);
   return {z < 0.0f ? tail : 1.0f - tail, 0.3989422804f * e};
 }
 

@@ -6,10 +6,11 @@
 
 // The dropout mask as a pure function of (seed, i).
 //
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11) with key = (seed
-// low, seed high) and counter = (g low, g high, 0, 0), g = i / 8, gives four words: eight lanes of 16
-// bits, low half first. Element i takes lane i % 8 and is kept iff lane >= threshold, where threshold
-// = round(65536 p); kept values are scaled by 65536 / (65536 - threshold), so E[y] = x exactly.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11) with key =
+// (seed low, seed high) and counter = (g low, g high, 0, 0), g = i / 8, gives four words: eight
+// lanes of 16 bits, low half first. Element i takes lane i % 8 and is kept iff lane >= threshold,
+// where threshold = round(65536 p); kept values are scaled by 65536 / (65536 - threshold), so E[y]
+// = x exactly.
 namespace torchcalc::math {
 
 constexpr int kLanesPerGroup = 8;
@@ -37,9 +38,8 @@ TC_HD Words4 philox4x32_10(Words4 counter, uint32_t key0, uint32_t key1) {
 
 // The words of group g: the mask bits of elements 8 g to 8 g + 7.
 TC_HD Words4 dropout_words(uint64_t seed, uint64_t group) {
-  return philox4x32_10(
-      {{static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32), 0u, 0u}},
-      static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  return philox4x32_10({{static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32), 0u, 0u}},
+                       static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 
 // The factor of kept values; 0 where nothing is kept.

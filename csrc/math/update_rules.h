@@ -37,8 +37,9 @@ struct SgdRule {
   }
 };
 
-// The hyperparameters of torch.optim.AdamW (Loshchilov & Hutter, ICLR 2019), and what a step makes of
-// them: step_size = lr / (1 - beta1^k), bias2_sqrt = sqrt(1 - beta2^k) at step k, each from double.
+// The hyperparameters of torch.optim.AdamW (Loshchilov & Hutter, ICLR 2019), and what a step makes
+// of them: step_size = lr / (1 - beta1^k), bias2_sqrt = sqrt(1 - beta2^k) at step k, each from
+// double.
 template <class T, bool Penalised>
 struct AdamWRule {
   T lr, beta1, beta2, eps, decay, sign;  // decay = 1 - lr weight_decay

@@ -6,8 +6,9 @@
 #include "math/activations.h"
 #include "math/update_rules.h"
 
-// What a kernel is given: plain pointers into contiguous memory and sizes, the same for CPU and CUDA.
-// No torch in here, so that kernels can be compiled and tested without it. Op is T's op-math type.
+// What a kernel is given: plain pointers into contiguous memory and sizes, the same for CPU and
+// CUDA. No torch in here, so that kernels can be compiled and tested without it. Op is T's op-math
+// type.
 namespace torchcalc {
 
 // What the forward pass keeps for the derivative, in the numbering of the ops' `saved` argument.
@@ -110,8 +111,8 @@ struct SgdOptions {
 
   template <class T, bool Momentum, bool Penalised>
   math::SgdRule<T, Momentum, Penalised> rule() const {
-    return {T(lr), T(momentum), T(dampening), T(weight_decay), T(maximize ? -1 : 1),
-            nesterov, first_step, {T(l1), T(l2)}};
+    return {T(lr),    T(momentum), T(dampening),  T(weight_decay), T(maximize ? -1 : 1),
+            nesterov, first_step,  {T(l1), T(l2)}};
   }
 };
 
@@ -125,9 +126,16 @@ struct AdamWOptions {
   // four digits in float.
   template <class T, bool Penalised>
   TC_HD math::AdamWRule<T, Penalised> rule(double step) const {
-    return {T(lr), T(beta1), T(beta2), T(eps), T(1 - lr * weight_decay), T(maximize ? -1 : 1),
-            T(lr / (1 - ::pow(beta1, step))), T(::sqrt(1 - ::pow(beta2, step))),
-            adaptive, {T(l1), T(l2)}};
+    return {T(lr),
+            T(beta1),
+            T(beta2),
+            T(eps),
+            T(1 - lr * weight_decay),
+            T(maximize ? -1 : 1),
+            T(lr / (1 - ::pow(beta1, step))),
+            T(::sqrt(1 - ::pow(beta2, step))),
+            adaptive,
+            {T(l1), T(l2)}};
   }
 };
 

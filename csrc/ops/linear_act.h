@@ -35,7 +35,8 @@ inline Saved checked_saved(int64_t saved, const char* op) {
 }
 
 // y = residual + dropout(f(x W^T + b)).  x [M, K], weight [N, K], bias [N], residual [M, N].
-// The GEMM and `Device`'s epilogue take turns, Device::block_rows(M) rows at a time.  Returns y and what `saved` asks to keep (else an empty tensor).
+// The GEMM and `Device`'s epilogue take turns, Device::block_rows(M) rows at a time.  Returns y and
+// what `saved` asks to keep (else an empty tensor).
 template <class Device>
 std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor weight, OptionalTensor bias,
                                       OptionalTensor residual, OptionalTensor seed,
@@ -105,7 +106,8 @@ std::tuple<Tensor, Tensor> act_grad(Tensor grad, OptionalTensor saved, OptionalT
   STD_TORCH_CHECK(order == 1 || order == 2, op, ": order is not 1 or 2");
   const auto f = checked_activation(activation, op);
   const auto kind = checked_saved(saved_kind, op);
-  STD_TORCH_CHECK(saved.has_value() == (kind != Saved::kNothing), op, ": saved does not fit its kind");
+  STD_TORCH_CHECK(saved.has_value() == (kind != Saved::kNothing), op,
+                  ": saved does not fit its kind");
   if (saved) check_same(*saved, grad, op, "saved");
   const int64_t* seed_ptr = checked_seed(seed, threshold, grad, op);
   const typename Device::Guard guard(grad);
@@ -120,8 +122,9 @@ std::tuple<Tensor, Tensor> act_grad(Tensor grad, OptionalTensor saved, OptionalT
   const bool scaled = kind == Saved::kOutput;
   dispatch_dtype(grad.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     using Op = opmath_t<T>;
-    const Tensor partial = empty_like_with(grad, {bias_grad ? row_chunks(rows) : 0, cols},
-                                           sizeof(Op) == 8 ? ScalarType::Double : ScalarType::Float);
+    const Tensor partial =
+        empty_like_with(grad, {bias_grad ? row_chunks(rows) : 0, cols},
+                        sizeof(Op) == 8 ? ScalarType::Double : ScalarType::Float);
     const ActGradArgs<T, Op> args{
         .grad = static_cast<const T*>(grad.data_ptr()),
         .saved = data_or_null<const T>(saved),

@@ -85,8 +85,8 @@ void sgd_step(const TensorList& params, const TensorList& grads, const TensorLis
   constexpr const char* op = "sgd_step";
   if (params.empty()) return;
   const typename Device::Guard guard(params[0]);
-  const SgdOptions options{lr,       momentum, dampening,  weight_decay, nesterov,
-                           maximize, first_step, l1, l2};
+  const SgdOptions options{lr,         momentum, dampening, weight_decay, nesterov, maximize,
+                           first_step, l1,       l2};
   dispatch_dtype(params[0].scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     const OptimLists lists(op, params);
     auto tensors = lists.tensors<T>();

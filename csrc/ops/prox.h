@@ -9,9 +9,9 @@
 
 // Input checks and allocation of prox and its two derivatives, for every device.
 //
-// A strength is a tensor (of one element or of x's shape) or, where that is absent, a number. Results
-// are elementwise: the gradients of one-element strengths are still to be summed. Those of numbers
-// are empty.
+// A strength is a tensor (of one element or of x's shape) or, where that is absent, a number.
+// Results are elementwise: the gradients of one-element strengths are still to be summed. Those of
+// numbers are empty.
 namespace torchcalc {
 
 struct ProxInputs {
@@ -34,7 +34,8 @@ struct ProxInputs {
   }
 
   Tensor result(bool wanted = true) const {
-    return wanted ? torch::stable::new_empty(x, x.sizes(), x.scalar_type()) : empty_like_with(x, {0});
+    return wanted ? torch::stable::new_empty(x, x.sizes(), x.scalar_type())
+                  : empty_like_with(x, {0});
   }
 
   template <class T>

@@ -59,7 +59,12 @@ def vmap_by_loop(
 ) -> tuple[Outputs, int | tuple[int, ...]]:
     """A vmap rule: one sample after the other, results stacked in front."""
     results = [
-        function(*(a.select(d, b) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)))
+        function(
+            *(
+                a.select(d, b) if isinstance(d, int) else a
+                for a, d in zip(args, in_dims, strict=True)
+            )
+        )
         for b in range(info.batch_size)
     ]
     if isinstance(results[0], Tensor):

@@ -108,7 +108,9 @@ def _linear_act_op(activation: str) -> Op:
         yield _linear_act("dropout", activation, some, 0.4)
         yield _linear_act("residual", activation, inputs)
         yield _linear_act("residual and dropout", activation, inputs, 0.4)
-        yield _linear_act("dropout, no bias", activation, {k: inputs[k] for k in ("x", "weight")}, 0.4)
+        yield _linear_act(
+            "dropout, no bias", activation, {k: inputs[k] for k in ("x", "weight")}, 0.4
+        )
 
     def shapes(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         t = _Random(device, dtype)
