@@ -20,7 +20,7 @@ struct Penalty {
 // momentum buffer starts.
 template <class T, bool Momentum, bool Penalised>
 struct SgdRule {
-  T lr, momentum, dampening, weight_decay, sign;
+  T lr, momentum, gain, weight_decay, sign;  // gain = 1 - dampening
   bool nesterov, first;
   Penalty<T> penalty;
 
@@ -29,7 +29,7 @@ struct SgdRule {
   TC_HD T operator()(T w, T g, T& buffer) const {
     g = sign * g + weight_decay * w;
     if constexpr (Momentum) {
-      buffer = first ? g : momentum * buffer + (T(1) - dampening) * g;
+      buffer = first ? g : momentum * buffer + gain * g;
       g = nesterov ? g + momentum * buffer : buffer;
     }
     const T v = w - lr * g;
@@ -42,7 +42,8 @@ struct SgdRule {
 // double.
 template <class T, bool Penalised>
 struct AdamWRule {
-  T lr, beta1, beta2, eps, decay, sign;  // decay = 1 - lr weight_decay
+  T lr, beta2, eps, sign;
+  T gain1, gain2, decay;  // 1 - beta1, 1 - beta2, 1 - lr weight_decay
   T step_size, bias2_sqrt;
   bool adaptive;
   Penalty<T> penalty;
@@ -51,8 +52,8 @@ struct AdamWRule {
   // v = decay w - step_size m / d;  s = lr / d, or lr where not adaptive.
   TC_HD T operator()(T w, T g, T& m, T& n) const {
     g = sign * g;
-    m += (T(1) - beta1) * (g - m);
-    n = beta2 * n + (T(1) - beta2) * g * g;
+    m += gain1 * (g - m);
+    n = beta2 * n + gain2 * g * g;
     const T d = std::sqrt(n) / bias2_sqrt + eps;
     const T v = decay * w - step_size * m / d;
     return Penalised ? penalty.apply(v, adaptive ? lr / d : lr) : v;

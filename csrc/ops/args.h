@@ -103,7 +103,7 @@ struct OptimTensor {
   int64_t n = 0;
 };
 
-// Hyperparameters of a step, and the update rule they make.
+// Hyperparameters of a step, and the update rule that they make.
 struct SgdOptions {
   double lr, momentum, dampening, weight_decay;
   bool nesterov, maximize, first_step;
@@ -111,8 +111,14 @@ struct SgdOptions {
 
   template <class T, bool Momentum, bool Penalised>
   math::SgdRule<T, Momentum, Penalised> rule() const {
-    return {T(lr),    T(momentum), T(dampening),  T(weight_decay), T(maximize ? -1 : 1),
-            nesterov, first_step,  {T(l1), T(l2)}};
+    return {.lr = T(lr),
+            .momentum = T(momentum),
+            .gain = T(1 - dampening),
+            .weight_decay = T(weight_decay),
+            .sign = T(maximize ? -1 : 1),
+            .nesterov = nesterov,
+            .first = first_step,
+            .penalty = {T(l1), T(l2)}};
   }
 };
 
@@ -122,20 +128,21 @@ struct AdamWOptions {
   double l1, l2;
   bool adaptive;
 
-  // The rule of step number `step`. Bias corrections are in double: 1 - beta2^1 = 0.001 would lose
-  // four digits in float.
+  // The rule of step number `step`. Differences from 1 are taken in double: in float 1 - 0.999
+  // would lose three digits.
   template <class T, bool Penalised>
   TC_HD math::AdamWRule<T, Penalised> rule(double step) const {
-    return {T(lr),
-            T(beta1),
-            T(beta2),
-            T(eps),
-            T(1 - lr * weight_decay),
-            T(maximize ? -1 : 1),
-            T(lr / (1 - ::pow(beta1, step))),
-            T(::sqrt(1 - ::pow(beta2, step))),
-            adaptive,
-            {T(l1), T(l2)}};
+    return {.lr = T(lr),
+            .beta2 = T(beta2),
+            .eps = T(eps),
+            .sign = T(maximize ? -1 : 1),
+            .gain1 = T(1 - beta1),
+            .gain2 = T(1 - beta2),
+            .decay = T(1 - lr * weight_decay),
+            .step_size = T(lr / (1 - ::pow(beta1, step))),
+            .bias2_sqrt = T(::sqrt(1 - ::pow(beta2, step))),
+            .adaptive = adaptive,
+            .penalty = {T(l1), T(l2)}};
   }
 };
 
