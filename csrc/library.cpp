@@ -29,14 +29,13 @@ STABLE_TORCH_LIBRARY(torchcalc, m) {
       "Tensor? l2, float l1_value, float l2_value) "
       "-> (Tensor dgrad, Tensor dx, Tensor dl1, Tensor dl2)");
   m.def(
-      "sgd_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffers, float lr, "
-      "float momentum, float dampening, float weight_decay, bool nesterov, bool maximize, "
-      "bool first_step, float l1, float l2) -> ()");
+      "sgd_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)? momentum_buffer, int[] offsets, "
+      "float lr, float momentum, float dampening, float weight_decay, bool nesterov, "
+      "bool maximize, bool first_step, float l1, float l2) -> ()");
   m.def(
-      "adamw_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
-      "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, float lr, float beta1, float beta2, float "
-      "eps, "
-      "float weight_decay, bool maximize, float l1, float l2, bool adaptive) -> ()");
+      "adamw_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, "
+      "Tensor(d!) steps, int[] offsets, int[] indices, float lr, float beta1, float beta2, "
+      "float eps, float weight_decay, bool maximize, float l1, float l2, bool adaptive) -> ()");
 }
 
 namespace {

@@ -155,6 +155,18 @@ def test_optimizers(call, error, match):
 
 # Raw ops are private, but a wrong call must not touch memory that is not its own.
 OPS = torch.ops.torchcalc
+
+
+def _raw_sgd(params, grads, buffer=None, offsets=(), momentum=0.0):
+    hyper = (0.1, momentum, 0.0, 0.0, False, False, False, 0.0, 0.0)
+    OPS.sgd_step(params, grads, buffer, list(offsets), *hyper)
+
+
+def _raw_adamw(steps, indices):
+    hyper = (0.1, 0.9, 0.9, 0.0, 0.0, False, 0.0, 0.0, True)
+    OPS.adamw_step([X], [X], X.clone(), X.clone(), steps, [0], indices, *hyper)
+
+
 RAW = {
     "saved has another shape": lambda: OPS.act_grad(R, R[1:], None, 2, 1, 0, 1, False),
     "saved is missing": lambda: OPS.act_grad(R, None, None, 2, 1, 0, 1, False),
@@ -167,18 +179,16 @@ RAW = {
     "threshold": lambda: OPS.dropout(X, ONE, 65537),
     "strength's shape": lambda: OPS.prox(X, B, None, 0.0, 0.0),
     "cotangent's shape": lambda: OPS.prox_grad(X[1:], X, None, None, 0.0, 0.0),
-    "lists of other lengths": lambda: OPS.sgd_step(
-        [X], [], [], 0.1, 0.0, 0.0, 0.0, False, False, False, 0.0, 0.0
-    ),
-    "gradient too small": lambda: OPS.sgd_step(
-        [X], [X[1:]], [], 0.1, 0.0, 0.0, 0.0, False, False, False, 0.0, 0.0
-    ),
-    "strided parameter": lambda: OPS.sgd_step(
-        [X.t()], [X.t()], [], 0.1, 0.0, 0.0, 0.0, False, False, False, 0.0, 0.0
-    ),
-    "step count of int64": lambda: OPS.adamw_step(
-        [X], [X], [X], [X], [ONE], 0.1, 0.9, 0.9, 0.0, 0.0, False, 0.0, 0.0, True
-    ),
+    "lists of other lengths": lambda: _raw_sgd([X], []),
+    "gradient too small": lambda: _raw_sgd([X], [X[1:]]),
+    "strided parameter": lambda: _raw_sgd([X.t()], [X.t()]),
+    "no momentum buffer": lambda: _raw_sgd([X], [X], None, [0], 0.9),
+    "momentum buffer too small": lambda: _raw_sgd([X], [X], X[1:], [0], 0.9),
+    "offset beyond the end": lambda: _raw_sgd([X], [X], R, [7], 0.9),
+    "offset missing": lambda: _raw_sgd([X], [X], R, [], 0.9),
+    "negative offset": lambda: _raw_sgd([X], [X], R, [-1], 0.9),
+    "step counts of int64": lambda: _raw_adamw(ONE, [0]),
+    "index beyond the end": lambda: _raw_adamw(B, [7]),
 }
 
 

@@ -153,11 +153,12 @@ def _raw_calls(device):
         yield ops.prox, (x, *lams)
         yield ops.prox_grad, (x + 1, x, *lams)
         yield ops.prox_grad_grad, (x, None, None, x + 1, x, *lams)
-    lists = [[torch.randn(3, device=device), torch.randn(2, 2, device=device)] for _ in range(4)]
-    steps = [torch.zeros((), device=device) for _ in range(2)]
-    yield ops.sgd_step, (*lists[:2], lists[2], 0.1, 0.9, 0.0, 0.1, True, False, True, 0.1, 0.1)
-    lists[3] = [t.abs() for t in lists[3]]
-    yield ops.adamw_step, (*lists, steps, 0.1, 0.9, 0.99, 1e-8, 0.1, False, 0.1, 0.1, True)
+    params, grads = ([torch.randn(s, device=device) for s in ((3,), (2, 2))] for _ in range(2))
+    m, n = torch.randn(9, device=device), torch.rand(9, device=device)
+    yield ops.sgd_step, (params, grads, m, [0, 5], 0.1, 0.9, 0.0, 0.1, True, False, True, 0.1, 0.1)
+    steps = torch.zeros(2, device=device)
+    hyper = (0.1, 0.9, 0.99, 1e-8, 0.1, False, 0.1, 0.1, True)
+    yield ops.adamw_step, (params, grads, m, n, steps, [0, 5], [1, 0], *hyper)
 
 
 def test_opcheck(device):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchcalc._check import check_floating, check_number
+from torchcalc.optim._state import Batch, Pack, Slot
 from torchcalc.prox import Penalty
 from torchcalc.prox.penalties import NAMES
 
@@ -34,44 +35,13 @@ def check_range(op: str, name: str, value: Any, low: float, high: float = math.i
         raise ValueError(f"{op}: {name} must be in [{low}, {high}), got {value}")
 
 
-@dataclass
-class Batch:
-    """The tensors of one kernel call: of one dtype, on one device, each contiguous."""
-
-    fresh: bool  # the states start with this step
-    rows: list[list[Tensor]] = field(default_factory=list)  # [param, grad, *states]
-    created: list[tuple[dict[str, Any], dict[str, Tensor]]] = field(default_factory=list)
-    copies: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def columns(self) -> list[list[Tensor]]:
-        """params, grads and each of the states as a list."""
-        return [list(column) for column in zip(*self.rows)]
-
-    def add(self, row: list[Tensor]) -> None:
-        """Takes tensors of any strides as contiguous ones, all in the order of param's memory."""
-        param = row[0]
-        order = sorted(range(param.dim()), key=param.stride, reverse=True)
-        permuted = [t.permute(order) if t.dim() else t for t in row]
-        contiguous = [t.contiguous() for t in permuted]
-        for k, (original, taken) in enumerate(zip(permuted, contiguous, strict=True)):
-            if taken is not original and k != 1:  # the gradient is only read
-                self.copies.append((original, taken))
-        self.rows.append(contiguous)
-
-    def commit(self) -> None:
-        """After the kernel: registers new states and copies back what had to be copied."""
-        for state, new in self.created:
-            state.update(new)
-        for original, updated in self.copies:
-            original.copy_(updated)
-        # The kernels write behind autograd's back: a graph that saved a parameter is stale now.
-        torch.autograd.graph.increment_version([row[0] for row in self.rows])
-
-
 class ProximalOptimizer(torch.optim.Optimizer):
     """w = prox(update(w)): one fused kernel for the parameters of a group."""
 
+    counts: tuple[str, ...] = ()  # names of states with one number for each parameter
+
     def __init__(self, params: Any, defaults: dict[str, Any], penalty: Penalty | None) -> None:
+        self._slots: dict[int, list[Slot | None]] = {}  # for each group, by its position
         super().__init__(params, {**defaults, **plain_penalty(type(self).__name__, penalty)})
 
     def check_group(self, group: dict[str, Any]) -> None:
@@ -87,13 +57,14 @@ class ProximalOptimizer(torch.optim.Optimizer):
         check_number(op, "l1", group["l1"])
         check_number(op, "l2", group["l2"])
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """The keys of the state that the kernel updates, in the order of its arguments."""
+    def names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """Names of states with an element for each of the parameter's, in the kernel's order."""
         raise NotImplementedError
 
-    def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        """The state before the first step."""
-        raise NotImplementedError
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Also what loading and copying end with: states are in no pack of this optimizer then.
+        super().__setstate__(state)
+        self._slots = {}
 
     def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
         raise NotImplementedError
@@ -153,45 +124,67 @@ class ProximalOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [(group, self._batches(group)) for group in self.param_groups]
-        for group, batches in work:
+        work = [
+            (group, self._batches(position, group))
+            for position, group in enumerate(self.param_groups)
+        ]
+        for group, (batches, commit_states) in work:
             l1, l2 = (group["l1"], group["l2"]) if group["penalty"] else (0.0, 0.0)
             for batch in batches:
                 self.run_kernel(group, batch, l1, l2)
                 batch.commit()
+            commit_states()
         return loss
 
-    def _batches(self, group: dict[str, Any]) -> Iterable[Batch]:
+    def _batches(
+        self, position: int, group: dict[str, Any]
+    ) -> tuple[Iterable[Batch], Callable[[], None]]:
+        """The kernel calls of a group, and what registers its new states after them."""
         self.check_group(group)
-        names = self.state_names(group)
-        first_name = names[0] if names else None
-        states, strided = self.state, torch.strided
-        batches: dict[tuple[torch.dtype, torch.device, bool], Batch] = {}
-        batch, batch_key = Batch(False), None
-        # This loop is half of what a step costs with many small parameters, so it is written for
-        # speed: locals, and a look-up of the batch only where it changes.
-        for param in group["params"]:
+        elements = self.names(group)
+        names = (*elements, *self.counts)
+        params, states, strided = group["params"], self.state, torch.strided
+        slots = self._slots.get(position, [])
+        if len(slots) != len(params):
+            slots = self._slots[position] = [None] * len(params)
+        batches: dict[Pack, Batch] = {}
+        homeless: dict[Any, list[int]] = {}  # parameters whose states are in no pack
+        # This loop is half of what a step costs with many small parameters.
+        for i, (param, slot) in enumerate(zip(params, slots, strict=True)):
             grad = param.grad
             if grad is None:
                 continue
-            dtype, device = param.dtype, param.device
-            if grad.dtype is not dtype or grad.layout is not strided:
+            if grad.dtype is not param.dtype or grad.layout is not strided:
                 raise TypeError(
                     f"{type(self).__name__}: gradients must be dense and of their parameter's "
-                    f"dtype, {dtype}; got {grad.layout}, {grad.dtype}"
+                    f"dtype, {param.dtype}; got {grad.layout}, {grad.dtype}"
                 )
-            values = state = states[param]
-            fresh = first_name is not None and state.get(first_name) is None
-            if batch_key != (key := (dtype, device, fresh)):
-                batch, batch_key = batches.setdefault(key, Batch(fresh)), key
-            if fresh:
-                values = self.new_state(param)
-                batch.created.append((state, values))
-            row = [param, grad]
-            for name in names:
-                row.append(values[name])
-            if param.is_contiguous() and grad.is_contiguous():
-                batch.rows.append(row)
+            state = states[param]
+            if (
+                slot is not None
+                and slot.param is param
+                and len(slot.views) == len(names)
+                and all(map(is_, map(state.get, names), slot.views))
+            ):
+                batch = batches.get(slot.pack) or batches.setdefault(slot.pack, Batch(slot.pack))
+                batch.add(param, grad, slot)
             else:
-                batch.add(row)
-        return batches.values()
+                fresh = not any(state.get(name) is not None for name in names)
+                homeless.setdefault((param.dtype, param.device, fresh), []).append(i)
+        moves: list[tuple[int, Slot]] = []
+        for (_, _, fresh), members in homeless.items():
+            values = [{} if fresh else states[params[i]] for i in members]
+            pack = Pack([params[i] for i in members], elements, self.counts, values)
+            batch = batches[pack] = Batch(pack)
+            for i, slot in zip(members, pack.slots, strict=True):
+                batch.add(params[i], params[i].grad, slot)
+                moves.append((i, slot))
+
+        def commit_states() -> None:
+            for i, slot in moves:
+                slots[i] = slot
+                states[params[i]].update(zip(names, slot.views, strict=True))
+            for batch in batches.values():
+                batch.pack.fresh = False
+
+        return batches.values(), commit_states

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from torchcalc.optim._proximal import Batch, ProximalOptimizer, check_range
+from torchcalc.optim._proximal import ProximalOptimizer, check_range
+from torchcalc.optim._state import Batch
 from torchcalc.prox import Penalty
 
 _METRICS = ("adaptive", "lr")
@@ -41,6 +41,8 @@ class AdamW(ProximalOptimizer):
     Source: Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019; Duchi et al.,
     "Adaptive subgradient methods", JMLR 2011 (the prox in the adaptive metric).
     """
+
+    counts = ("step",)
 
     def __init__(
         self,
@@ -82,22 +84,16 @@ class AdamW(ProximalOptimizer):
         if not group.get("decoupled_weight_decay", True) and group["weight_decay"]:
             raise ValueError("AdamW: the weight decay of Adam (not AdamW) is not supported")
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", "step")
-
-    def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        return {
-            "step": torch.zeros((), dtype=torch.float32, device=param.device),
-            "exp_avg": torch.zeros_like(param),
-            "exp_avg_sq": torch.zeros_like(param),
-        }
+    def names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq")
 
     def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
-        params, grads, *states = batch.columns()
         torch.ops.torchcalc.adamw_step(
-            params,
-            grads,
-            *states,
+            batch.params,
+            batch.grads,
+            *batch.pack.flats,
+            batch.offsets,
+            batch.indices,
             group["lr"],
             *group["betas"],
             group["eps"],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from torchcalc.optim._proximal import Batch, ProximalOptimizer, check_range
+from torchcalc.optim._proximal import ProximalOptimizer, check_range
+from torchcalc.optim._state import Batch
 from torchcalc.prox import Penalty
 
 
@@ -67,25 +67,22 @@ class SGD(ProximalOptimizer):
                 f"got momentum {group['momentum']}, dampening {group['dampening']}"
             )
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+    def names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def new_state(self, param: Tensor) -> dict[str, Tensor]:
-        return {"momentum_buffer": torch.zeros_like(param)}
-
     def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
-        params, grads, *states = batch.columns()
         torch.ops.torchcalc.sgd_step(
-            params,
-            grads,
-            *(states or [[]]),
+            batch.params,
+            batch.grads,
+            *(batch.pack.flats or [None]),
+            batch.offsets,
             group["lr"],
             group["momentum"],
             group["dampening"],
             group["weight_decay"],
             group["nesterov"],
             group["maximize"],
-            batch.fresh,
+            batch.pack.fresh,
             l1,
             l2,
         )

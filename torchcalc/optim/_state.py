@@ -1,0 +1,108 @@
+"""Optimizer states side by side in memory, each still a tensor of its own in ``optimizer.state``.
+
+To hand thousands of small tensors to an op costs more than to update them. So the states of a
+group's parameters lie in one flat tensor for each name, which the op gets whole, and
+``state[param][name]`` is a view of it. A view that is no longer the one made here (a loaded state,
+one that somebody replaced) is noticed by identity, and its value is taken over into a new pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_LINE = 16  # elements: a cache line of float32
+
+
+class Slot(NamedTuple):
+    """Where a parameter's states are in a pack."""
+
+    param: Tensor
+    pack: Pack
+    number: int  # of the parameter
+    offset: int  # of its elements
+    views: tuple[Tensor, ...]  # in the order of the names
+
+
+class Pack:
+    """States of parameters of one dtype on one device: a flat tensor for each name.
+
+    Args:
+        params: whose states these are.
+        names: of states with an element for each of the parameter's.
+        counts: of states with one float32 for each parameter.
+        states: their values now; empty where the states start with this step.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        names: Sequence[str],
+        counts: Sequence[str],
+        states: Sequence[dict[str, Any]],
+    ) -> None:
+        offsets = [0]
+        for param in params:
+            # Aligned, and a line apart: else large states would share their places in the cache.
+            lines = -(-param.numel() // _LINE) + 1
+            offsets.append(offsets[-1] + lines * _LINE)
+        like = params[0]
+        flat = [torch.zeros(offsets[-1], dtype=like.dtype, device=like.device) for _ in names]
+        count = [torch.zeros(len(params), dtype=torch.float32, device=like.device) for _ in counts]
+        self.flats = (*flat, *count)
+        self.fresh = not states[0]
+        self.slots = []
+        for index, (param, state) in enumerate(zip(params, states, strict=True)):
+            strides = torch.empty_like(param, device="meta").stride()  # dense, in param's order
+            views = (
+                *(f.as_strided(param.shape, strides, offsets[index]) for f in flat),
+                *(c[index] for c in count),
+            )
+            if not self.fresh:
+                for view, name in zip(views, (*names, *counts), strict=True):
+                    view.copy_(_value(state, name, view.shape))
+            self.slots.append(Slot(param, self, index, offsets[index], views))
+
+
+def _value(state: dict[str, Any], name: str, shape: torch.Size) -> Tensor:
+    value = state.get(name)
+    if not isinstance(value, Tensor) or value.shape != shape:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
+        raise ValueError(f"state {name!r} must be a tensor of shape {tuple(shape)}, got {found!r}")
+    return value
+
+
+@dataclass
+class Batch:
+    """What one kernel call gets: parameters and gradients, contiguous, and a pack of states."""
+
+    pack: Pack
+    params: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    copies: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, param: Tensor, grad: Tensor, slot: Slot) -> None:
+        """Takes tensors of any strides as contiguous ones, in the order of param's memory."""
+        if not (param.is_contiguous() and grad.is_contiguous()):
+            order = sorted(range(param.dim()), key=param.stride, reverse=True)
+            permuted, grad = param.permute(order), grad.permute(order).contiguous()
+            param = permuted.contiguous()
+            if param is not permuted:  # there are gaps between its elements
+                self.copies.append((permuted, param))
+        self.params.append(param)
+        self.grads.append(grad)
+        self.offsets.append(slot.offset)
+        self.indices.append(slot.number)
+
+    def commit(self) -> None:
+        """After the kernel: copies back what had to be copied, and marks what was written."""
+        for original, updated in self.copies:
+            original.copy_(updated)
+        # The kernels write behind autograd's back: a graph that saved a parameter is stale now.
+        torch.autograd.graph.increment_version(self.params)
