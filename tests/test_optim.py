@@ -356,3 +356,68 @@ def test_optimizer_can_be_pickled_and_copied():
     clone = copy.deepcopy(optimizer)
     assert clone.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
     assert "l1" in repr(optimizer)
+
+
+def test_states_lie_together_but_belong_to_their_parameters(device):
+    params = make_params(device)
+    optimizer = optim.AdamW(params, penalty=prox.L1(0.01))
+    train(optimizer, params, 3)
+    for p in params:
+        state = optimizer.state[p]
+        assert list(state) == ["exp_avg", "exp_avg_sq", "step"]
+        assert state["exp_avg"].shape == p.shape
+        assert state["step"] == 3
+    # No two of them overlap: writing one leaves the others.
+    before = [optimizer.state[p]["exp_avg"].clone() for p in params]
+    optimizer.state[params[3]]["exp_avg"].fill_(7)
+    for p, b in zip(params, before, strict=True):
+        assert torch.equal(optimizer.state[p]["exp_avg"], b) == (p is not params[3])
+
+
+@pytest.mark.parametrize("change", ["replaced", "written", "deepcopy", "swapped", "removed"])
+def test_states_that_somebody_changes_count(change, device):
+    def run(interfere):
+        params = make_params(device)
+        optimizer = optim.SGD(params, lr=0.1, momentum=0.9)
+        train(optimizer, params, 3)
+        state = optimizer.state[params[3]]
+        if not interfere:  # what must come out: values written into the tensors themselves
+            if change in ("replaced", "written", "removed"):
+                state["momentum_buffer"].fill_(0.5)
+        elif change == "replaced":
+            state["momentum_buffer"] = torch.full_like(params[3], 0.5)
+        elif change == "written":
+            state["momentum_buffer"].copy_(torch.full_like(params[3], 0.5))
+        elif change == "removed":
+            del optimizer.state[params[3]]
+            optimizer.state[params[3]] = {"momentum_buffer": torch.full_like(params[3], 0.5)}
+        elif change == "deepcopy":
+            optimizer = copy.deepcopy(optimizer)
+            params = optimizer.param_groups[0]["params"]
+        elif change == "swapped":
+            group = optimizer.param_groups[0]["params"]
+            group[2], group[4] = group[4], group[2]
+        train(optimizer, params, 3, first=3)
+        return params
+
+    for a, b in zip(run(True), run(False), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_momentum_that_comes_and_goes():
+    ours, theirs = make_params(), make_params()
+    pair = (optim.SGD(ours, lr=0.01), torch.optim.SGD(theirs, lr=0.01))
+    for step, momentum in enumerate([0.0, 0.9, 0.9, 0.0, 0.9]):
+        for optimizer, params in zip(pair, (ours, theirs), strict=True):
+            optimizer.param_groups[0]["momentum"] = momentum
+            train(optimizer, params, 1, step)
+    assert_params_close(ours, theirs)
+
+
+def test_a_state_of_another_shape_is_refused():
+    params = make_params()
+    optimizer = optim.AdamW(params)
+    train(optimizer, params, 1)
+    optimizer.state[params[2]]["exp_avg"] = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"state 'exp_avg' must be a tensor of shape \(7,\)"):
+        train(optimizer, params, 1)
