@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks is part of the checkout, not of the package
 
-from benchmarks import report  # noqa: E402
+from benchmarks import readme, report  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.harness import Bound, Config, Roof, Row, interleave, wall_clock  # noqa: E402
 from benchmarks.runner import FAMILIES, run  # noqa: E402
@@ -165,3 +165,8 @@ def test_plain_tables(monkeypatch, capsys):
         "slow      0.5 s   0.1  MISSED",
         "1 of 2 bounds are met.",
     ]
+
+
+def test_readme_shows_the_recorded_results():
+    results = json.loads((ROOT / "benchmarks/results/amd-epyc-2-cores.json").read_text())
+    assert readme.table(results) in (ROOT / "README.md").read_text()

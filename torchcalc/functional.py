@@ -89,10 +89,12 @@ def linear_act(
     op = "linear_act"
     dtype = autocast_dtype(x.device) if isinstance(x, Tensor) else None
     if dtype is not None:
-        if residual is not None and _autocast(residual, dtype) is not residual:
-            return residual + linear_act(
+        if isinstance(residual, Tensor) and residual.dtype != dtype:
+            y = linear_act(
                 x, weight, bias, activation, dropout_p=dropout_p, training=training, seed=seed
             )
+            check_shape(op, "residual", residual, tuple(y.shape), "the output's")
+            return residual + y
         x, weight, bias = _autocast(x, dtype), _autocast(weight, dtype), _autocast(bias, dtype)  # type: ignore[assignment]
     check_floating(op, "x", x)
     check_floating(op, "weight", weight, like=x)
@@ -127,7 +129,7 @@ def linear_act(
         )
         if not needs_grad and kind != _linear_act_op.Saved.OUTPUT:
             kind = _linear_act_op.Saved.NOTHING
-        y: Tensor = apply(
+        y = apply(
             _linear_act_op.LinearAct,
             rows,
             weight,

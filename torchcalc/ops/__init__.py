@@ -4,7 +4,13 @@ from pathlib import Path
 
 import torch
 
-from torchcalc import _C as _C  # importing it registers the schemas and the CPU kernels
+try:
+    from torchcalc import _C as _C  # importing it registers the schemas and the CPU kernels
+except ImportError as error:
+    raise ImportError(
+        f"torchcalc's kernels do not load ({error}); build them for this Python and torch with "
+        "`make build` or `pip install --no-build-isolation .`"
+    ) from error
 
 _NATIVE = {"cpu", "meta"}  # meta: the fake kernels
 

@@ -148,6 +148,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         if len(slots) != len(params):
             slots = self._slots[position] = [None] * len(params)
         batches: dict[Pack, Batch] = {}
+        batch: Batch | None = None
         homeless: dict[Any, list[int]] = {}  # parameters whose states are in no pack
         # This loop is half of what a step costs with many small parameters.
         for i, (param, slot) in enumerate(zip(params, slots, strict=True)):
@@ -163,10 +164,11 @@ class ProximalOptimizer(torch.optim.Optimizer):
             if (
                 slot is not None
                 and slot.param is param
-                and len(slot.views) == len(names)
+                and slot.pack.names == names
                 and all(map(is_, map(state.get, names), slot.views))
             ):
-                batch = batches.get(slot.pack) or batches.setdefault(slot.pack, Batch(slot.pack))
+                if batch is None or batch.pack is not slot.pack:
+                    batch = batches.setdefault(slot.pack, Batch(slot.pack))
                 batch.add(param, grad, slot)
             else:
                 fresh = not any(state.get(name) is not None for name in names)

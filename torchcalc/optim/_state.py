@@ -53,6 +53,7 @@ class Pack:
         like = params[0]
         flat = [torch.zeros(offsets[-1], dtype=like.dtype, device=like.device) for _ in names]
         count = [torch.zeros(len(params), dtype=torch.float32, device=like.device) for _ in counts]
+        self.names = (*names, *counts)
         self.flats = (*flat, *count)
         self.fresh = not states[0]
         self.slots = []
@@ -63,7 +64,7 @@ class Pack:
                 *(c[index] for c in count),
             )
             if not self.fresh:
-                for view, name in zip(views, (*names, *counts), strict=True):
+                for view, name in zip(views, self.names, strict=True):
                     view.copy_(_value(state, name, view.shape))
             self.slots.append(Slot(param, self, index, offsets[index], views))
 
@@ -93,7 +94,7 @@ class Batch:
             order = sorted(range(param.dim()), key=param.stride, reverse=True)
             permuted, grad = param.permute(order), grad.permute(order).contiguous()
             param = permuted.contiguous()
-            if param is not permuted:  # there are gaps between its elements
+            if param is not permuted:  # it has gaps
                 self.copies.append((permuted, param))
         self.params.append(param)
         self.grads.append(grad)
