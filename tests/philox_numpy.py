@@ -23,8 +23,8 @@ def philox4x32_10(counter, key):
     return np.stack(c, axis=-1).astype(np.uint32)
 
 
-def dropout_mask(n, seed, threshold, first=0):
-    """Elements first to first + n of the mask of an int64 seed: True = kept."""
+def lanes(n, seed, first=0):
+    """The 16-bit lanes of elements first to first + n for an int64 seed."""
     i = np.arange(first, first + n, dtype=np.uint64)
     group = i // np.uint64(8)
     zero = np.zeros_like(group)
@@ -34,5 +34,9 @@ def dropout_mask(n, seed, threshold, first=0):
     words = philox4x32_10(counter, key)
     lane = i % np.uint64(8)
     word = np.take_along_axis(words, (lane // np.uint64(2)).astype(int)[:, None], 1)[:, 0]
-    half = np.where(lane % np.uint64(2) == 0, word & np.uint32(0xFFFF), word >> np.uint32(16))
-    return half >= threshold
+    return np.where(lane % np.uint64(2) == 0, word & np.uint32(0xFFFF), word >> np.uint32(16))
+
+
+def dropout_mask(n, seed, threshold, first=0):
+    """Elements first to first + n of the mask of an int64 seed: True = kept."""
+    return lanes(n, seed, first) >= threshold

@@ -43,6 +43,9 @@ CASES = {
     "seed of two": (lambda: F.dropout(X, seed=ONE.repeat(2)), ValueError, "seed must have one"),
     "seed elsewhere": (lambda: F.dropout(X, seed=ONE.to("meta")), ValueError, "seed must be on"),
     "shape": (lambda: F.dropout_mask((-1, 2), seed=1), ValueError, "shape must be sizes"),
+    "shape too large": (lambda: F.dropout_mask((2**62, 4)), ValueError, "shape must be sizes"),
+    "shape None": (lambda: F.dropout_mask(None, seed=1), TypeError, "shape must be a size"),
+    "shape float": (lambda: F.dropout_mask((1.0,), seed=1), TypeError, "shape must be a size"),
     "lam < 0": (lambda: F.soft_threshold(X, -1.0), ValueError, "lam must be >= 0"),
     "lam NaN": (lambda: F.soft_threshold(X, NAN), ValueError, "lam must be >= 0"),
     "lam str": (lambda: F.prox_l2(X, "1"), TypeError, "lam must be a number"),
@@ -121,6 +124,12 @@ OPTIMIZERS = {
     "betas": (lambda: optim.AdamW([_param()], betas=(0.9, 1.0)), ValueError, "betas must"),
     "eps": (lambda: optim.AdamW([_param()], eps=-1), ValueError, "eps must"),
     "prox_metric": (lambda: optim.AdamW([_param()], prox_metric="x"), ValueError, "prox_metric"),
+    "betas a number": (lambda: optim.AdamW([_param()], betas=0.9), ValueError, "betas must be two"),
+    "l1 without penalty": (
+        lambda: optim.SGD([{"params": [_param()], "l1": 0.1}]),
+        ValueError,
+        "l1 and l2 need a penalty",
+    ),
     "params": (lambda: optim.SGD([torch.ones(2).cfloat()]), TypeError, "params must be float32"),
     "l1 set later": (lambda: _step_after({"l1": NAN}), ValueError, "l1 must be"),
     "penalty set later": (

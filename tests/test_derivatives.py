@@ -77,6 +77,22 @@ def test_higher_derivatives(op, device, order):
 
 
 @rows("gradgradcheck")
+@pytest.mark.parametrize("outer", [jacrev, jacfwd])
+@pytest.mark.parametrize("inner", [jacrev, jacfwd])
+def test_every_mode_over_every_mode(op, outer, inner, device):
+    # On the inputs themselves: at the outer level they do not say that they require grad.
+    for sample in op.samples(torch.device(device), torch.float64):
+        for argnum in range(len(sample.inputs)):
+            actual = outer(inner(lambda *t, s=sample: s.call(*t).square().sum(), argnum), argnum)
+            expected = outer(
+                inner(lambda *t, s=sample: s.reference(*t).square().sum(), argnum), argnum
+            )
+            torch.testing.assert_close(
+                actual(*sample.inputs), expected(*sample.inputs), msg=sample.name
+            )
+
+
+@rows("gradgradcheck")
 def test_hessian(op, device):
     for sample in op.samples(torch.device(device), torch.float64):
         everything = tuple(range(len(sample.inputs)))

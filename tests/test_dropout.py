@@ -101,6 +101,18 @@ def test_mean_and_variance_of_the_keep_rate(p):
     assert abs(sums.var().item() - variance) <= 4 * sigma
 
 
+def test_a_lane_at_the_threshold_is_kept(device):
+    drawn = philox_numpy.lanes(64, 7)
+    for i in (0, 5, 63):
+        p = int(drawn[i]) / 65536
+        x, weight = torch.ones(64, 1, device=device), torch.ones(1, 1, device=device)
+        assert functional.dropout_mask((64,), p, seed=7, device=device)[i]
+        assert functional.dropout(x, p, seed=7)[i] != 0
+        assert functional.linear_act(x, weight, dropout_p=p, seed=7)[i] != 0
+        just_above = (int(drawn[i]) + 1) / 65536
+        assert not functional.dropout_mask((64,), just_above, seed=7, device=device)[i]
+
+
 def test_seeds_give_independent_masks():
     a, b = (functional.dropout_mask((100_000,), 0.5, seed=s) for s in (1, 2))
     assert abs((a == b).double().mean().item() - 0.5) < 0.01

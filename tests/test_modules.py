@@ -114,6 +114,17 @@ def test_what_is_kept_for_backward(activation, residual, per_element):
     assert kept == per_element * 64 * 1000 + 8  # and the seed
 
 
+@pytest.mark.parametrize("frozen", ["weight", "x"])
+def test_what_no_gradient_needs_is_not_kept(frozen):
+    x, weight = torch.randn(3, 5), torch.randn(7, 5)
+    (weight if frozen == "x" else x).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape), lambda t: t):
+        functional.linear_act(x, weight)
+    # z, and the factor that the other's gradient is made with
+    assert sorted(kept) == sorted([(3, 7), x.shape if frozen == "x" else weight.shape])
+
+
 def test_freeing_needs_no_garbage_collector():
     x = torch.randn(4, 8, requires_grad=True)
     y = functional.dropout(functional.linear_act(x, torch.randn(8, 8), activation="tanh"), 0.5)

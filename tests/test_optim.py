@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 
@@ -421,3 +422,95 @@ def test_a_state_of_another_shape_is_refused():
     optimizer.state[params[2]]["exp_avg"] = torch.zeros(3)
     with pytest.raises(ValueError, match=r"state 'exp_avg' must be a tensor of shape \(7,\)"):
         train(optimizer, params, 1)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_memory_order_that_changes_between_steps(kind, device):
+    settings = {"momentum": 0.9} if kind == "SGD" else {}
+    results = []
+    for change in (False, True):
+        torch.manual_seed(0)
+        conv = torch.nn.Conv2d(3, 4, 3, device=device)
+        optimizer = getattr(optim, kind)(conv.parameters(), lr=0.1, **settings)
+        for step in range(6):
+            if change and step == 3:
+                conv.to(memory_format=torch.channels_last)
+            for p in conv.parameters():
+                p.grad = torch.randn(p.shape, device=device)
+            optimizer.step()
+        results.append([p.detach() for p in conv.parameters()])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("change", ["size", "dtype"])
+def test_a_parameter_that_no_longer_fits_its_state_is_refused(change):
+    a, b = (torch.nn.Parameter(torch.ones(n)) for n in (40, 30))
+    optimizer = optim.AdamW([a, b])
+    a.grad, b.grad = torch.ones(40), torch.ones(30)
+    optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    a.grad = None
+    a.data = torch.ones(90) if change == "size" else torch.ones(40, dtype=torch.float64)
+    a.grad = torch.ones_like(a)
+    with pytest.raises(ValueError, match="state 'exp_avg' must be a tensor of shape"):
+        optimizer.step()
+    after = optimizer.state_dict()
+    for key, state in before["state"].items():
+        for name, value in state.items():
+            assert torch.equal(after["state"][key][name], value)
+
+
+def test_numpy_numbers_are_stored_as_plain_ones():
+    penalty = prox.L1(np.float64(0.1))
+    optimizer = optim.AdamW(
+        make_params(), lr=np.float32(0.5), betas=(np.float64(0.9), 0.9), penalty=penalty
+    )
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    buffer.seek(0)
+    group = torch.load(buffer, weights_only=True)["param_groups"][0]
+    assert (group["lr"], group["betas"], group["l1"]) == (0.5, (0.9, 0.9), 0.1)
+
+
+def test_loading_checks_shapes_before_it_changes_anything():
+    ours, theirs = (torch.nn.Parameter(torch.ones(s)) for s in ((3, 5), (5,)))
+    ours.grad, theirs.grad = torch.ones(3, 5), torch.ones(5)
+    optimizer, other = optim.AdamW([ours]), optim.AdamW([theirs])
+    optimizer.step()
+    other.step()
+    with pytest.raises(
+        ValueError, match=r"state 'exp_avg' of parameter 0 must have shape \(3, 5\)"
+    ):
+        optimizer.load_state_dict(other.state_dict())
+    assert optimizer.state[ours]["exp_avg"].shape == (3, 5)
+
+
+def test_loading_shares_nothing():
+    params, others = make_params(), make_params()
+    first, second = optim.AdamW(params), optim.AdamW(others)
+    train(first, params, 1)
+    second.load_state_dict(first.state_dict())
+    train(first, params, 2)
+    assert {s["step"].item() for s in second.state.values()} == {1.0}
+
+
+def test_groups_of_shared_parameters_and_duplicates():
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)
+    )
+    model[1].weight = model[0].weight
+    groups = optim.groups(model, {"1.weight": prox.L1(0.1), "0.weight": None})
+    assert [(len(g["params"]), g["penalty"]) for g in groups] == [(1, None)]
+    with pytest.raises(ValueError, match="twice"), pytest.warns(UserWarning, match="duplicate"):
+        optim.SGD([model[0].weight, model[0].weight])
+
+
+def test_one_minus_beta_keeps_its_digits(device):
+    # In float32 1 - 0.999 is 0.00100004673: an error of 5e-5 in every second moment.
+    param = torch.nn.Parameter(torch.zeros(1, device=device))
+    param.grad = torch.ones(1, device=device)
+    optimizer = optim.AdamW([param])
+    optimizer.step()
+    assert optimizer.state[param]["exp_avg_sq"].item() == pytest.approx(1 - 0.999, rel=2e-7)
+    assert optimizer.state[param]["exp_avg"].item() == pytest.approx(1 - 0.9, rel=2e-7)

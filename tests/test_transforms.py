@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 from conftest import rows
@@ -82,6 +84,34 @@ def _compiled_equals_eager(op, device, backend):
 @rows()
 def test_compile(op, device):
     _compiled_equals_eager(op, device, "aot_eager")
+
+
+@rows("gradcheck")
+@pytest.mark.parametrize("transform", ["grad", "grad of grad", "jvp", "vmap of grad"])
+def test_compiled_transforms(op, transform, device):
+    for sample in islice(op.samples(torch.device(device), torch.float64), 2):
+        x, *rest = sample.inputs
+
+        def scalar(x, rest=tuple(rest), call=sample.call):
+            return call(x, *rest).pow(3).sum()
+
+        function = {
+            "grad": grad(scalar),
+            "grad of grad": grad(lambda x, s=scalar: grad(s)(x).square().sum()),
+            "jvp": lambda x, s=scalar: torch.func.jvp(s, (x,), (x + 1,))[1],
+            "vmap of grad": lambda x, s=scalar: vmap(grad(s))(torch.stack([x, 2 * x])),
+        }[transform]
+        torch.compiler.reset()
+        actual = torch.compile(function, fullgraph=True, backend="aot_eager")(x)
+        torch.testing.assert_close(actual, function(x), msg=sample.name)
+
+
+@rows("vmap")
+def test_vmap_of_no_samples(op, device):
+    for sample in op.samples(torch.device(device), torch.float32):
+        inputs = tuple(t.new_zeros(0, *t.shape) for t in sample.inputs)
+        expected = (0, *sample.call(*sample.inputs).shape)
+        assert vmap(sample.call)(*inputs).shape == expected, sample.name
 
 
 # Once per op, because inductor compiles C++; above, aot_eager traces every row.

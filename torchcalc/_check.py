@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _MAX_SEED = 2**63 - 1
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
     return repr(value)
@@ -28,8 +30,9 @@ def check_floating(op: str, name: str, t: Any, like: Tensor | None = None) -> No
         raise TypeError(
             f"{op}: {name} must be float32, float64, bfloat16 or float16, got {t.dtype}"
         )
-    if t.layout != torch.strided:
-        raise TypeError(f"{op}: {name} must be a dense (strided) tensor, got {t.layout}")
+    if t.layout != torch.strided or t.is_nested:
+        found = "a nested tensor" if t.is_nested else t.layout
+        raise TypeError(f"{op}: {name} must be a dense (strided) tensor, got {found}")
     if like is not None and t.dtype != like.dtype:
         raise TypeError(
             f"{op}: {name} must have the dtype of the first argument, {like.dtype}, got {t.dtype}"
@@ -48,10 +51,22 @@ def check_shape(op: str, name: str, t: Tensor, shape: tuple[int, ...], meaning: 
         )
 
 
+def check_size(op: str, shape: Any) -> tuple[int, ...]:
+    """A shape, given as one size or as a sequence of them."""
+    sizes = (shape,) if isinstance(shape, int) else shape
+    if not isinstance(sizes, Sequence) or not all(
+        isinstance(n, int) and not isinstance(n, bool) for n in sizes
+    ):
+        raise TypeError(f"{op}: shape must be a size or a sequence of sizes, got {shape!r}")
+    if not all(n >= 0 for n in sizes) or math.prod(sizes) > _MAX_SEED:
+        raise ValueError(f"{op}: shape must be sizes >= 0 of less than 2^63, got {shape!r}")
+    return tuple(sizes)
+
+
 def dropout_threshold(op: str, name: str, p: Any) -> int:
     """round(65536 p): the mask keeps lanes from here on (csrc/math/philox.h)."""
     if not isinstance(p, numbers.Real) or isinstance(p, bool):
-        raise TypeError(f"{op}: {name} must be a number in [0, 1], got {_describe(p)}")
+        raise TypeError(f"{op}: {name} must be a number in [0, 1], got {describe(p)}")
     if not 0 <= float(p) <= 1:
         raise ValueError(f"{op}: {name} must be in [0, 1], got {p}")
     return round(LANE_RANGE * float(p))
@@ -66,11 +81,11 @@ def check_seed(op: str, seed: Any, device: torch.device) -> Tensor:
             raise ValueError(f"{op}: seed must fit in int64, got {seed}")
         return torch.tensor([seed], dtype=torch.int64, device=device)
     if not isinstance(seed, Tensor) or seed.dtype != torch.int64:
-        raise TypeError(f"{op}: seed must be an int or an int64 tensor, got {_describe(seed)}")
+        raise TypeError(f"{op}: seed must be an int or an int64 tensor, got {describe(seed)}")
     if seed.numel() != 1:
-        raise ValueError(f"{op}: seed must have one element, got {_describe(seed)}")
+        raise ValueError(f"{op}: seed must have one element, got {describe(seed)}")
     if seed.device != device:
-        raise ValueError(f"{op}: seed must be on {device}, got {_describe(seed)}")
+        raise ValueError(f"{op}: seed must be on {device}, got {describe(seed)}")
     return seed
 
 
@@ -85,7 +100,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def check_number(op: str, name: str, value: Any) -> float:
     """A strength of a penalty: a number >= 0 and not NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{op}: {name} must be a number >= 0, got {_describe(value)}")
+        raise TypeError(f"{op}: {name} must be a number >= 0, got {describe(value)}")
     if not float(value) >= 0:
         raise ValueError(f"{op}: {name} must be >= 0, got {value}")
     return float(value)
@@ -95,7 +110,7 @@ def check_strength(op: str, name: str, lam: Any, x: Tensor) -> tuple[Tensor | No
     """A strength as (tensor of one element or of x's shape, 0) or as (None, number)."""
     if not isinstance(lam, Tensor):
         if not isinstance(lam, numbers.Real) or isinstance(lam, bool):
-            raise TypeError(f"{op}: {name} must be a number or a Tensor, got {_describe(lam)}")
+            raise TypeError(f"{op}: {name} must be a number or a Tensor, got {describe(lam)}")
         return None, check_number(op, name, lam)
     if lam.is_floating_point() and autocast_dtype(x.device) is not None:
         lam = lam.to(x.dtype)

@@ -18,6 +18,7 @@ from torchcalc._check import (
     check_floating,
     check_seed,
     check_shape,
+    check_size,
     check_strength,
     dropout_threshold,
 )
@@ -41,7 +42,7 @@ __all__ = [
 
 def _autocast(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     # As torch.autocast: float64 stays.
-    if t is None or not t.is_floating_point() or t.dtype == torch.float64:
+    if not isinstance(t, Tensor) or not t.is_floating_point() or t.dtype == torch.float64:
         return t
     return t.to(dtype)
 
@@ -124,8 +125,10 @@ def linear_act(
     residual_rows = None if residual is None else _as_matrix(residual)
     if ops.is_native(x.device):
         kind = _linear_act_op.saved_kind(activation, residual is not None)
-        needs_grad = torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in (x, weight, bias)
+        # Inside of a torch.func transform the outer levels' requires_grad does not show.
+        needs_grad = torch._C._are_functorch_transforms_active() or (
+            torch.is_grad_enabled()
+            and any(t is not None and t.requires_grad for t in (x, weight, bias))
         )
         if not needs_grad and kind != _linear_act_op.Saved.OUTPUT:
             kind = _linear_act_op.Saved.NOTHING
@@ -209,12 +212,10 @@ def dropout_mask(
         TypeError, ValueError: as :func:`linear_act`.
     """
     op = "dropout_mask"
-    size = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not all(isinstance(n, int) and n >= 0 for n in size):
-        raise ValueError(f"{op}: shape must be sizes >= 0, got {shape!r}")
+    size = check_size(op, shape)
     threshold = dropout_threshold(op, "p", p)
     if device is None:
-        device = seed.device if isinstance(seed, Tensor) else torch.get_default_device()
+        device = seed.device if isinstance(seed, Tensor) else None
     seed = check_seed(op, seed, torch.empty(0, device=device).device)
     if threshold == 0:
         return torch.ones(size, dtype=torch.bool, device=seed.device)

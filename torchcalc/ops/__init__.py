@@ -21,5 +21,11 @@ if torch.version.cuda is not None and _cuda_library.exists():
 
 
 def is_native(device: torch.device) -> bool:
-    """Whether the kernels run there; elsewhere ``torchcalc.reference`` does."""
+    """Whether the kernels run there and now; else ``torchcalc.reference`` does.
+
+    A torch.func transform inside of torch.compile is traced through a Function's forward, to an op
+    that has no derivative: gradients would silently be 0.
+    """
+    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return False
     return device.type in _NATIVE

@@ -58,19 +58,29 @@ def vmap_by_loop(
     function: Callable[..., Outputs], info: Any, in_dims: Sequence[int | None], args: Sequence[Any]
 ) -> tuple[Outputs, int | tuple[int, ...]]:
     """A vmap rule: one sample after the other, results stacked in front."""
-    results = [
-        function(
-            *(
-                a.select(d, b) if isinstance(d, int) else a
-                for a, d in zip(args, in_dims, strict=True)
-            )
+
+    def sample(b: int) -> Outputs:
+        pairs = zip(args, in_dims, strict=True)
+        return function(*(a.select(d, b) if isinstance(d, int) else a for a, d in pairs))
+
+    size = info.batch_size
+    if size == 0:  # a sample of zeros tells the shapes
+        args = tuple(
+            a.new_zeros([1 if i == d else n for i, n in enumerate(a.shape)])
+            if isinstance(d, int)
+            else a
+            for a, d in zip(args, in_dims, strict=True)
         )
-        for b in range(info.batch_size)
-    ]
+    results = [sample(b) for b in range(max(size, 1))]
     if isinstance(results[0], Tensor):
-        return torch.stack(results), 0  # type: ignore[arg-type]
-    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return torch.stack(results)[:size], 0  # type: ignore[arg-type]
+    stacked = tuple(torch.stack(parts)[:size] for parts in zip(*results, strict=True))
     return stacked, (0,) * len(stacked)
+
+
+def matrix_rows(t: Tensor, dim: int | None) -> int:
+    """M of a vmapped matrix, [M, N] in each sample."""
+    return t.shape[0 if dim is None or dim > 0 else 1]
 
 
 def fold(t: Tensor, dim: int | None, size: int) -> Tensor:
@@ -79,9 +89,9 @@ def fold(t: Tensor, dim: int | None, size: int) -> Tensor:
     return stacked.flatten(0, 1)
 
 
-def unfold(t: Tensor, size: int) -> Tensor:
-    """[size * M, N] as [size, M, N]."""
-    return t.reshape(size, t.shape[0] // size, t.shape[1])
+def unfold(t: Tensor, rows: int, size: int) -> Tensor:
+    """[size * rows, N] as [size, rows, N]."""
+    return t.reshape(size, rows, t.shape[1])
 
 
 def vjp(function: Callable[..., Outputs], primals: tuple[Tensor, ...], cotangents: Outputs) -> Any:

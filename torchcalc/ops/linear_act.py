@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchcalc.ops._autograd import Function, apply, fold, unfold, vmap_by_loop
+from torchcalc.ops._autograd import Function, apply, fold, matrix_rows, unfold, vmap_by_loop
 from torchcalc.reference import linear_act as reference
 
 # A name's position is its code in csrc/math/activations.h.
@@ -92,11 +92,11 @@ class ActGrad(Function):
         grad, saved, _, activation, order, threshold, kind, bias_grad = args
         if threshold:  # the mask starts anew with each sample
             return vmap_by_loop(lambda *a: apply(ActGrad, *a), info, in_dims, args)
-        size = info.batch_size
+        size, rows = info.batch_size, matrix_rows(grad, in_dims[0])
         grad = fold(grad, in_dims[0], size)
         if saved is not None:
             saved = fold(saved, in_dims[1], size)
-        dz = unfold(act_grad(grad, saved, None, activation, order, 0, kind), size)
+        dz = unfold(act_grad(grad, saved, None, activation, order, 0, kind), rows, size)
         return (dz, dz.sum(1) if bias_grad else dz.new_empty(0)), (0, 0 if bias_grad else None)
 
     @staticmethod
@@ -163,6 +163,7 @@ class LinearAct(Function):
         kind = ctx.options[2]
         saved = y if kind == Saved.OUTPUT else kept if kind != Saved.NOTHING else None
         ctx.set_materialize_grads(False)
+        ctx.traced = torch.compiler.is_compiling()
         # x and weight are kept only for the gradients that need them, as F.linear does.
         need_x, need_weight = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if need_weight else None, weight if need_x else None, saved, seed)
@@ -177,7 +178,7 @@ class LinearAct(Function):
         if c_y is not None:
             dz, dbias = apply(ActGrad, c_y, saved, seed, activation, 1, threshold, kind, need_bias)
         # A traced backward is not differentiated again, and gets zeros here where eager gets None.
-        if c_kept is not None and kind != Saved.NOTHING and not torch.compiler.is_compiling():
+        if c_kept is not None and kind != Saved.NOTHING and not ctx.traced:
             through_kept = c_kept
             if kind == Saved.ACTIVATION:
                 through_kept = act_grad(c_kept, saved, None, activation, 1, 0, kind)
@@ -202,14 +203,14 @@ class LinearAct(Function):
         shared_weight = in_dims[1] is None and in_dims[2] is None
         if threshold or not shared_weight:  # a mask or a GEMM of its own for each sample
             return vmap_by_loop(lambda *a: apply(LinearAct, *a), info, in_dims, args)
-        size = info.batch_size
+        size, rows = info.batch_size, matrix_rows(x, in_dims[0])
         x = fold(x, in_dims[0], size)
         if residual is not None:
             residual = fold(residual, in_dims[3], size)
         y, kept = apply(LinearAct, x, weight, bias, residual, None, activation, 0, kind)
         if kind in (Saved.PRE_ACTIVATION, Saved.ACTIVATION):
-            return (unfold(y, size), unfold(kept, size)), (0, 0)
-        return (unfold(y, size), kept), (0, None)
+            return (unfold(y, rows, size), unfold(kept, rows, size)), (0, 0)
+        return (unfold(y, rows, size), kept), (0, None)
 
     @staticmethod
     def tangents(

@@ -35,6 +35,15 @@ def check_range(op: str, name: str, value: Any, low: float, high: float = math.i
         raise ValueError(f"{op}: {name} must be in [{low}, {high}), got {value}")
 
 
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's: a checkpoint of them needs no numpy."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value))
+    if isinstance(value, numbers.Real) and type(value).__module__ != "builtins":
+        return float(value)
+    return value
+
+
 class ProximalOptimizer(torch.optim.Optimizer):
     """w = prox(update(w)): one fused kernel for the parameters of a group."""
 
@@ -74,10 +83,16 @@ class ProximalOptimizer(torch.optim.Optimizer):
         if "penalty" in param_group:
             param_group = {**param_group, **plain_penalty(op, param_group["penalty"])}
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
         try:
-            self.check_group(self.param_groups[-1])
-            for param in self.param_groups[-1]["params"]:
+            self.check_group(group)
+            for param in group["params"]:
                 check_floating(op, "params", param)
+            if len(set(group["params"])) < len(group["params"]):
+                raise ValueError(f"{op}: params has a parameter twice")
+            if group["penalty"] is None and (group["l1"] or group["l2"]):
+                raise ValueError(f"{op}: l1 and l2 need a penalty, got penalty=None")
+            group.update({key: _plain(value) for key, value in group.items() if key != "params"})
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -97,14 +112,28 @@ class ProximalOptimizer(torch.optim.Optimizer):
                 if isinstance(group["lr"], Tensor):
                     group["lr"] = float(group["lr"])
                 self.check_group(group)
+            self._check_shapes(state_dict["state"], saved_groups)
             state_dict = {**state_dict, "param_groups": merged}
         super().load_state_dict(state_dict)
         for param, state in self.state.items():
             for name, value in state.items():
                 if name == "step":  # a number in old checkpoints, on the CPU in torch's default
-                    state[name] = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+                    step = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+                    state[name] = step.clone()
                 elif isinstance(value, Tensor):
                     state[name] = torch.empty_like(param).copy_(value)  # with param's strides
+
+    def _check_shapes(self, saved_states: Any, saved_groups: list[dict[str, Any]]) -> None:
+        for own, saved in zip(self.param_groups, saved_groups, strict=True):
+            for param, key in zip(own["params"], saved["params"], strict=False):
+                for name, value in saved_states.get(key, {}).items():
+                    if name in self.counts or not isinstance(value, Tensor):
+                        continue
+                    if value.shape != param.shape:
+                        raise ValueError(
+                            f"{type(self).__name__}: state {name!r} of parameter {key} must have "
+                            f"shape {tuple(param.shape)}, got {tuple(value.shape)}"
+                        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -143,7 +172,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
         self.check_group(group)
         elements = self.names(group)
         names = (*elements, *self.counts)
-        params, states, strided = group["params"], self.state, torch.strided
+        params, states, dense = group["params"], self.state, torch.strided
         slots = self._slots.get(position, [])
         if len(slots) != len(params):
             slots = self._slots[position] = [None] * len(params)
@@ -155,15 +184,22 @@ class ProximalOptimizer(torch.optim.Optimizer):
             grad = param.grad
             if grad is None:
                 continue
-            if grad.dtype is not param.dtype or grad.layout is not strided:
+            dtype = param.dtype
+            if grad.dtype is not dtype or grad.layout is not dense:
                 raise TypeError(
                     f"{type(self).__name__}: gradients must be dense and of their parameter's "
-                    f"dtype, {param.dtype}; got {grad.layout}, {grad.dtype}"
+                    f"dtype, {dtype}; got {grad.layout}, {grad.dtype}"
                 )
             state = states[param]
+            # Whoever changed a parameter in place (its memory order, with .data or .to) or its
+            # state is noticed here, before anything is written.
             if (
                 slot is not None
                 and slot.param is param
+                and slot.numel == param.numel()
+                and slot.strides == (None if param.is_contiguous() else param.stride())
+                and slot.pack.dtype is dtype
+                and slot.pack.device == param.device
                 and slot.pack.names == names
                 and all(map(is_, map(state.get, names), slot.views))
             ):
@@ -172,7 +208,7 @@ class ProximalOptimizer(torch.optim.Optimizer):
                 batch.add(param, grad, slot)
             else:
                 fresh = not any(state.get(name) is not None for name in names)
-                homeless.setdefault((param.dtype, param.device, fresh), []).append(i)
+                homeless.setdefault((dtype, param.device, fresh), []).append(i)
         moves: list[tuple[int, Slot]] = []
         for (_, _, fresh), members in homeless.items():
             values = [{} if fresh else states[params[i]] for i in members]

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchcalc._check import describe
+
 _LINE = 16  # elements: a cache line of float32
 
 
@@ -22,6 +24,8 @@ class Slot(NamedTuple):
     """Where a parameter's states are in a pack."""
 
     param: Tensor
+    numel: int
+    strides: tuple[int, ...] | None  # of the parameter where it is not contiguous
     pack: Pack
     number: int  # of the parameter
     offset: int  # of its elements
@@ -54,6 +58,7 @@ class Pack:
         flat = [torch.zeros(offsets[-1], dtype=like.dtype, device=like.device) for _ in names]
         count = [torch.zeros(len(params), dtype=torch.float32, device=like.device) for _ in counts]
         self.names = (*names, *counts)
+        self.dtype, self.device = like.dtype, like.device
         self.flats = (*flat, *count)
         self.fresh = not states[0]
         self.slots = []
@@ -65,15 +70,24 @@ class Pack:
             )
             if not self.fresh:
                 for view, name in zip(views, self.names, strict=True):
-                    view.copy_(_value(state, name, view.shape))
-            self.slots.append(Slot(param, self, index, offsets[index], views))
+                    view.copy_(check_value(name, state.get(name), view))
+            place = self, index, offsets[index], views
+            strided = None if param.is_contiguous() else param.stride()
+            self.slots.append(Slot(param, param.numel(), strided, *place))
 
 
-def _value(state: dict[str, Any], name: str, shape: torch.Size) -> Tensor:
-    value = state.get(name)
-    if not isinstance(value, Tensor) or value.shape != shape:
-        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
-        raise ValueError(f"state {name!r} must be a tensor of shape {tuple(shape)}, got {found!r}")
+def check_value(name: str, value: Any, like: Tensor) -> Tensor:
+    """A state that fits ``like``, which has its shape, dtype and device."""
+    if (
+        not isinstance(value, Tensor)
+        or value.shape != like.shape
+        or value.dtype != like.dtype
+        or value.device != like.device
+    ):
+        raise ValueError(
+            f"state {name!r} must be {describe(like)}, got {describe(value)}; where the model "
+            "has changed since, load_state_dict(state_dict()) adapts dtype and device"
+        )
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ class AdamW(ProximalOptimizer):
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
-        if len(group["betas"]) != 2:
+        if not isinstance(group["betas"], Sequence) or len(group["betas"]) != 2:
             raise ValueError(f"AdamW: betas must be two numbers, got {group['betas']!r}")
         for beta in group["betas"]:
             check_range("AdamW", "betas", beta, 0.0, 1.0)

@@ -35,14 +35,17 @@ def groups(model: torch.nn.Module, rules: Mapping[str, Penalty | None]) -> list[
             )
     members: dict[str, list[torch.nn.Parameter]] = {pattern: [] for pattern in rules}
     matched = set()
-    for name, parameter in model.named_parameters():
+    seen = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         hits = [pattern for pattern in rules if fnmatchcase(name, pattern)]
         if not hits:
             raise ValueError(
                 f"groups: parameter {name!r} is matched by no rule; rules are {list(rules)}"
             )
         matched.update(hits)
-        members[hits[0]].append(parameter)
+        if parameter not in seen:  # a shared parameter goes by its first name
+            seen.add(parameter)
+            members[hits[0]].append(parameter)
     for pattern in rules:
         if pattern not in matched:
             raise ValueError(f"groups: rule {pattern!r} matches no parameter")

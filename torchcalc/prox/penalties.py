@@ -44,7 +44,7 @@ class L1(Penalty):
     name: ClassVar[str] = "l1"
 
     def __post_init__(self) -> None:
-        check_number("L1", "lam", self.lam)
+        object.__setattr__(self, "lam", check_number("L1", "lam", self.lam))
 
     @property
     def strengths(self) -> tuple[float, float]:
@@ -59,7 +59,7 @@ class L2(Penalty):
     name: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
-        check_number("L2", "lam", self.lam)
+        object.__setattr__(self, "lam", check_number("L2", "lam", self.lam))
 
     @property
     def strengths(self) -> tuple[float, float]:
@@ -75,8 +75,8 @@ class ElasticNet(Penalty):
     name: ClassVar[str] = "elastic_net"
 
     def __post_init__(self) -> None:
-        check_number("ElasticNet", "l1", self.l1)
-        check_number("ElasticNet", "l2", self.l2)
+        object.__setattr__(self, "l1", check_number("ElasticNet", "l1", self.l1))
+        object.__setattr__(self, "l2", check_number("ElasticNet", "l2", self.l2))
 
     @property
     def strengths(self) -> tuple[float, float]:
