@@ -5,28 +5,6 @@
 namespace torchcalc::cpu {
 namespace {
 
-// A matrix cut into tiles of at most kSegment elements that are contiguous in memory: whole rows
-// where they are short, pieces of one row where they are long.
-struct Tiling {
-  int64_t rows, cols, tile_rows, tile_cols;
-
-  Tiling(int64_t rows, int64_t cols)
-      : rows(rows),
-        cols(cols),
-        tile_rows(std::max<int64_t>(1, kSegment / cols)),
-        tile_cols(std::min(cols, kSegment)) {}
-
-  // f(row, tile rows, col, tile cols) over the tiles of rows [begin, end).
-  template <class F>
-  void for_each(int64_t begin, int64_t end, int64_t col_begin, int64_t col_end, F f) const {
-    for (int64_t row = begin; row < end; row += tile_rows) {
-      for (int64_t col = col_begin; col < col_end; col += tile_cols) {
-        f(row, std::min(tile_rows, end - row), col, std::min(tile_cols, col_end - col));
-      }
-    }
-  }
-};
-
 template <class Act, class T>
 void epilogue_segment(const EpilogueArgs<T>& args, Mask& mask, int64_t begin, int64_t n) {
   using Op = opmath_t<T>;
@@ -39,29 +17,30 @@ void epilogue_segment(const EpilogueArgs<T>& args, Mask& mask, int64_t begin, in
   store(args.y + begin, v, n);
 }
 
+// Columns [col, col + cols) of one chunk of rows, at most kSegment elements at a time: several rows
+// where the whole row is short (and so contiguous with the next), else one.
 template <class Act, int Order, class T, class Op>
-void act_grad_chunk(const ActGradArgs<T, Op>& args, Mask& mask, int64_t chunk, int64_t col_begin,
-                    int64_t col_end) {
+void act_grad_chunk(const ActGradArgs<T, Op>& args, Mask& mask, int64_t chunk, int64_t col,
+                    int64_t cols) {
   alignas(64) Op g[kSegment];
   alignas(64) Op u[kSegment] = {};
-  Op* sums = args.partial ? args.partial + chunk * args.cols : nullptr;
-  if (sums) std::fill(sums + col_begin, sums + col_end, Op(0));
+  Op* sums = args.partial ? args.partial + chunk * args.cols + col : nullptr;
+  if (sums) std::fill(sums, sums + cols, Op(0));
   const int64_t begin = chunk * kRowsPerChunk, end = std::min(begin + kRowsPerChunk, args.rows);
-  const Tiling tiling(args.rows, args.cols);
-  tiling.for_each(begin, end, col_begin, col_end,
-                  [&](int64_t row, int64_t rows, int64_t col, int64_t cols) {
-                    const int64_t i = row * args.cols + col;
-                    const int64_t n = rows * cols;
-                    load(g, args.grad + i, n);
-                    if (args.saved) load(u, args.saved + i, n);
-                    if (args.saved_scale != Op(1)) scale(u, args.saved_scale, n);
-                    derive<Act, Order>(g, u, n);
-                    if (mask.drops()) mask.apply(g, args.factor, i, n);
-                    store(args.dz + i, g, n);
-                    if (sums) {
-                      for (int64_t r = 0; r < rows; ++r) add<Op>(sums + col, g + r * cols, cols);
-                    }
-                  });
+  const int64_t step = std::max<int64_t>(1, kSegment / args.cols);
+  for (int64_t row = begin; row < end; row += step) {
+    const int64_t rows = std::min(step, end - row);
+    const int64_t i = row * args.cols + col, n = rows * cols;
+    load(g, args.grad + i, n);
+    if (args.saved) load(u, args.saved + i, n);
+    if (args.saved_scale != Op(1)) scale(u, args.saved_scale, n);
+    derive<Act, Order>(g, u, n);
+    if (mask.drops()) mask.apply(g, args.factor, i, n);
+    store(args.dz + i, g, n);
+    if (sums) {
+      for (int64_t r = 0; r < rows; ++r) add<Op>(sums, g + r * cols, cols);
+    }
+  }
 }
 
 template <class T, class Op>
@@ -112,7 +91,7 @@ struct Cpu {
               for (int64_t task = first; task < last; ++task) {
                 const int64_t col = task % columns * kSegment;
                 act_grad_chunk<Act, first_order ? 1 : 2>(args, mask, task / columns, col,
-                                                         std::min(col + kSegment, args.cols));
+                                                         std::min(kSegment, args.cols - col));
               }
             });
       });

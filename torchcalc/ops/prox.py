@@ -61,15 +61,14 @@ def _expand(t: Tensor | None, x: Tensor) -> Tensor | None:
     return None if t is None else t.expand(x.shape)
 
 
-def _dense(ctx: Any, saved: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    """ProxGradGrad's seven inputs as tensors of x's shape, and as they were given."""
+def _dense(ctx: Any, saved: Any) -> tuple[Tensor, ...]:
+    """ProxGradGrad's seven inputs as tensors of x's shape."""
     x = saved[4]
     numbers = (0.0, 0.0, 0.0, 0.0, 0.0, ctx.l1_value, ctx.l2_value)
-    dense = tuple(
+    return tuple(
         torch.full_like(x, number) if t is None else t.expand(x.shape)
         for t, number in zip(saved, numbers, strict=True)
     )
-    return dense, tuple(saved)
 
 
 class ProxGradGrad(_Elementwise):
@@ -94,7 +93,7 @@ class ProxGradGrad(_Elementwise):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        dense, of_tensor = _dense(ctx, ctx.saved_tensors)
+        dense = _dense(ctx, ctx.saved_tensors)
         x = dense[4]
         given = tuple(
             torch.zeros_like(x) if c is None or c.shape != x.shape else c for c in cotangents
@@ -103,7 +102,7 @@ class ProxGradGrad(_Elementwise):
         return (
             *(
                 _sum_to(g, t) if t is not None else None
-                for g, t in zip(grads, of_tensor, strict=True)
+                for g, t in zip(grads, ctx.saved_tensors, strict=True)
             ),
             None,
             None,
@@ -115,13 +114,13 @@ class ProxGradGrad(_Elementwise):
 
     @staticmethod
     def tangents(ctx: Any, saved: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        dense, given = _dense(ctx, saved)
+        dense = _dense(ctx, saved)
         dense_tangents = tuple(
             torch.zeros_like(x) if t is None else t.expand(x.shape)
             for t, x in zip(tangents[:7], dense, strict=True)
         )
         results = jvp(reference.prox_grad_grad, dense, dense_tangents)
-        wanted = (True, True, given[5] is not None, given[6] is not None)
+        wanted = (True, True, saved[5] is not None, saved[6] is not None)
         return tuple(r if w else r.new_empty(0) for r, w in zip(results, wanted, strict=True))
 
 

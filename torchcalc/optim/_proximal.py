@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -44,7 +45,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-class ProximalOptimizer(torch.optim.Optimizer):
+class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
     """w = prox(update(w)): one fused kernel for the parameters of a group."""
 
     counts: tuple[str, ...] = ()  # names of states with one number for each parameter
@@ -66,17 +67,18 @@ class ProximalOptimizer(torch.optim.Optimizer):
         check_number(op, "l1", group["l1"])
         check_number(op, "l2", group["l2"])
 
+    @abc.abstractmethod
     def names(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Names of states with an element for each of the parameter's, in the kernel's order."""
-        raise NotImplementedError
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Also what loading and copying end with: states are in no pack of this optimizer then.
         super().__setstate__(state)
         self._slots = {}
 
+    @abc.abstractmethod
     def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
-        raise NotImplementedError
+        """One step of a batch."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         op = type(self).__name__
