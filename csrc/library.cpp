@@ -8,16 +8,22 @@
 #include "common/macros.h"
 #include "math/philox.h"
 
-// The table of contents of the native side. Conventions: `activation`, `saved` and the tensors kept
-// for backward are those of math/activations.h and ops/args.h; `threshold` and `seed` those of
+// The table of contents of the native side. Conventions: `activation` and the tensors kept for
+// backward are those of math/activations.h and ops/linear_act.h; `threshold` and `seed` those of
 // math/philox.h. Only torchcalc/ops calls these; torchcalc.functional is the public face.
 STABLE_TORCH_LIBRARY(torchcalc, m) {
   m.def(
       "linear_act(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? seed, "
-      "int activation, int threshold, int saved) -> (Tensor y, Tensor kept)");
+      "int activation, int threshold) -> Tensor");
+  m.def(
+      "linear_act_keep(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? seed, "
+      "int activation, int threshold) -> (Tensor y, Tensor kept)");
   m.def(
       "act_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, int order, "
-      "int threshold, int saved_kind, bool bias_grad) -> (Tensor dz, Tensor dbias)");
+      "int threshold, bool scaled) -> Tensor");
+  m.def(
+      "act_bias_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, int threshold, "
+      "bool scaled) -> (Tensor dz, Tensor dbias)");
   m.def("dropout(Tensor x, Tensor seed, int threshold) -> Tensor");
   m.def("dropout_mask(int[] shape, Tensor seed, int threshold) -> Tensor");
   m.def("prox(Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) -> Tensor");

@@ -177,13 +177,13 @@ def _raw_adamw(steps, indices):
 
 
 RAW = {
-    "saved has another shape": lambda: OPS.act_grad(R, R[1:], None, 2, 1, 0, 1, False),
-    "saved is missing": lambda: OPS.act_grad(R, None, None, 2, 1, 0, 1, False),
-    "order": lambda: OPS.act_grad(R, R, None, 2, 3, 0, 1, False),
-    "activation": lambda: OPS.linear_act(X, W, None, None, None, 99, 0, 0),
-    "bias too short": lambda: OPS.linear_act(X, W, B[1:], None, None, 2, 0, 0),
-    "residual too small": lambda: OPS.linear_act(X, W, None, R[1:], None, 2, 0, 0),
-    "no seed": lambda: OPS.linear_act(X, W, None, None, None, 2, 10, 0),
+    "saved has another shape": lambda: OPS.act_grad(R, R[1:], None, 2, 1, 0, False),
+    "saved is missing": lambda: OPS.act_grad(R, None, None, 2, 1, 0, False),
+    "order": lambda: OPS.act_grad(R, R, None, 2, 3, 0, False),
+    "activation": lambda: OPS.linear_act(X, W, None, None, None, 99, 0),
+    "bias too short": lambda: OPS.linear_act(X, W, B[1:], None, None, 2, 0),
+    "residual too small": lambda: OPS.linear_act(X, W, None, R[1:], None, 2, 0),
+    "no seed": lambda: OPS.linear_act(X, W, None, None, None, 2, 10),
     "seed too short": lambda: OPS.dropout(X, ONE[1:], 10),
     "threshold": lambda: OPS.dropout(X, ONE, 65537),
     "strength's shape": lambda: OPS.prox(X, B, None, 0.0, 0.0),

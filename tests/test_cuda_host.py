@@ -201,7 +201,7 @@ def act_grad(activation, order, dtype, shape, offset, threshold, bias_grad):
     if threshold:  # a dropped NaN is 0
         grad.view(-1)[~numpy_mask(grad.numel(), threshold)] = float("nan")
     saved = None if activation == "identity" else randn(*shape, dtype=dtype).clamp(-0.9, 0.9)
-    factor, saved_scale = (1.25, 0.75) if threshold else (1.0, 1.0)
+    factor, saved_scale = (1.25, 1.25) if threshold else (1.0, 1.0)
     out = run(
         "linear_act",
         {"grad": grad, "saved": saved, "seed": SEED_TENSOR if threshold else None},
@@ -221,7 +221,7 @@ def act_grad(activation, order, dtype, shape, offset, threshold, bias_grad):
     if saved is None:
         dz = grad.double() if order == 1 else torch.zeros(shape, dtype=torch.float64)
     else:
-        dz = derivative(grad.double(), saved.double() * saved_scale, activation, order)
+        dz = derivative(grad.double(), saved.double() / saved_scale, activation, order)
     if threshold:
         dz = drop(dz, threshold, factor)
     check(out["dz"], dz, dtype)

@@ -146,8 +146,8 @@ def test_same_bits_for_any_number_of_threads():
         weight, bias = torch.randn(1500, 33, requires_grad=True), torch.randn(1500)
         y = functional.linear_act(x, weight, bias.requires_grad_(), dropout_p=0.3, seed=5)
         dropped = functional.dropout(torch.ones(100_003), 0.3, seed=5)
-        dz_and_bias = torch.ops.torchcalc.act_grad(
-            y.detach(), y.detach(), torch.tensor([5]), 2, 1, 19661, 1, True
+        dz_and_bias = torch.ops.torchcalc.act_bias_grad(
+            y.detach(), y.detach(), torch.tensor([5]), 2, 19661, False
         )
         return [dropped, *dz_and_bias]
 

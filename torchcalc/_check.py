@@ -1,4 +1,8 @@
-"""Validation of what users pass: errors name the argument, what it was and what is accepted."""
+"""Validation of what users pass: errors name the argument, what it was and what is accepted.
+
+The kernels are the gate: they refuse what would be wrong. What is wrong with a call that they have
+refused, and with one that is only traced, is found and said here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from torch import Tensor
 from torchcalc.reference.dropout import LANE_RANGE
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_MAX_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
 def describe(value: Any) -> str:
@@ -58,7 +62,7 @@ def check_size(op: str, shape: Any) -> tuple[int, ...]:
         isinstance(n, int) and not isinstance(n, bool) for n in sizes
     ):
         raise TypeError(f"{op}: shape must be a size or a sequence of sizes, got {shape!r}")
-    if not all(n >= 0 for n in sizes) or math.prod(sizes) > _MAX_SEED:
+    if not all(n >= 0 for n in sizes) or math.prod(sizes) > MAX_SEED:
         raise ValueError(f"{op}: shape must be sizes >= 0 of less than 2^63, got {shape!r}")
     return tuple(sizes)
 
@@ -72,21 +76,52 @@ def dropout_threshold(op: str, name: str, p: Any) -> int:
     return round(LANE_RANGE * float(p))
 
 
-def check_seed(op: str, seed: Any, device: torch.device) -> Tensor:
-    """The seed as one int64 element on ``device``; drawn by torch's generator where it is None."""
-    if seed is None:
-        return torch.randint(0, _MAX_SEED, (1,), dtype=torch.int64, device=device)
-    if isinstance(seed, int) and not isinstance(seed, bool):
-        if not -_MAX_SEED - 1 <= seed <= _MAX_SEED:
-            raise ValueError(f"{op}: seed must fit in int64, got {seed}")
-        return torch.tensor([seed], dtype=torch.int64, device=device)
+def check_seed(op: str, seed: Any, device: torch.device) -> None:
+    """One int64 element on ``device``."""
     if not isinstance(seed, Tensor) or seed.dtype != torch.int64:
         raise TypeError(f"{op}: seed must be an int or an int64 tensor, got {describe(seed)}")
     if seed.numel() != 1:
         raise ValueError(f"{op}: seed must have one element, got {describe(seed)}")
     if seed.device != device:
         raise ValueError(f"{op}: seed must be on {device}, got {describe(seed)}")
-    return seed
+
+
+def int_seed(op: str, seed: Any) -> int:
+    """A seed that is no tensor: a Python or numpy integer that fits in int64."""
+    if not isinstance(seed, (int, numbers.Integral)) or isinstance(seed, bool):
+        raise TypeError(f"{op}: seed must be an int or an int64 tensor, got {describe(seed)}")
+    value = int(seed)
+    if not -MAX_SEED - 1 <= value <= MAX_SEED:
+        raise ValueError(f"{op}: seed must fit in int64, got {seed}")
+    return value
+
+
+def dropout(x: Any, seed: Any) -> None:
+    """The arguments of dropout."""
+    check_floating("dropout", "x", x)
+    check_seed("dropout", seed, x.device)
+
+
+def linear_act(x: Any, weight: Any, bias: Any, residual: Any, seed: Any) -> None:
+    """The tensors of linear_act."""
+    op = "linear_act"
+    check_floating(op, "x", x)
+    check_floating(op, "weight", weight, like=x)
+    if weight.dim() != 2:
+        raise ValueError(
+            f"{op}: weight must be [out_features, in_features], got shape {tuple(weight.shape)}"
+        )
+    out_features, in_features = weight.shape
+    if x.dim() == 0 or x.shape[-1] != in_features:
+        raise ValueError(f"{op}: x must have shape [*, {in_features}], got {tuple(x.shape)}")
+    if bias is not None:
+        check_floating(op, "bias", bias, like=x)
+        check_shape(op, "bias", bias, (out_features,), "out_features")
+    if residual is not None:
+        check_floating(op, "residual", residual, like=x)
+        check_shape(op, "residual", residual, (*x.shape[:-1], out_features), "the output's")
+    if seed is not None:
+        check_seed(op, seed, x.device)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -8,12 +8,14 @@ ValueError and names the argument.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchcalc import ops
+from torchcalc import _check
 from torchcalc._check import (
+    MAX_SEED,
     autocast_dtype,
     check_floating,
     check_seed,
@@ -21,14 +23,11 @@ from torchcalc._check import (
     check_size,
     check_strength,
     dropout_threshold,
+    int_seed,
 )
 from torchcalc.ops import dropout as _dropout_op
 from torchcalc.ops import linear_act as _linear_act_op
 from torchcalc.ops import prox as _prox_op
-from torchcalc.ops._autograd import apply
-from torchcalc.reference import dropout as _dropout_reference
-from torchcalc.reference import linear_act as _linear_act_reference
-from torchcalc.reference import prox as _prox_reference
 
 __all__ = [
     "dropout",
@@ -38,6 +37,22 @@ __all__ = [
     "prox_l2",
     "soft_threshold",
 ]
+
+
+def _seed(op: str, seed: Any, x: Tensor) -> Tensor:
+    """The seed as a tensor; drawn by torch's generator where it is None."""
+    if type(seed) is Tensor and type(x) is Tensor:
+        return seed  # the kernel is its judge
+    if not isinstance(x, Tensor):  # torch.fx traces with stand-ins, which know no device
+        like = torch.empty_like(x, dtype=torch.int64).new_empty((1,))
+        return torch.randint_like(like, MAX_SEED) if seed is None else like.fill_(seed)
+    if seed is None:
+        drawn = torch.randint(0, MAX_SEED, (1,), dtype=torch.int64, device=x.device)
+    elif isinstance(seed, Tensor):
+        drawn = seed
+    else:
+        drawn = torch.tensor([int_seed(op, seed)], dtype=torch.int64, device=x.device)
+    return drawn
 
 
 def _autocast(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -87,71 +102,34 @@ def linear_act(
     Source: Hendrycks & Gimpel, "Gaussian error linear units", 2016; Elfwing et al.,
     "Sigmoid-weighted linear units", 2017 (silu).
     """
-    op = "linear_act"
-    dtype = autocast_dtype(x.device) if isinstance(x, Tensor) else None
-    if dtype is not None:
-        if isinstance(residual, Tensor) and residual.dtype != dtype:
-            y = linear_act(
-                x, weight, bias, activation, dropout_p=dropout_p, training=training, seed=seed
-            )
-            check_shape(op, "residual", residual, tuple(y.shape), "the output's")
-            return residual + y
-        x, weight, bias = _autocast(x, dtype), _autocast(weight, dtype), _autocast(bias, dtype)  # type: ignore[assignment]
-    check_floating(op, "x", x)
-    check_floating(op, "weight", weight, like=x)
-    if weight.dim() != 2:
-        raise ValueError(
-            f"{op}: weight must be [out_features, in_features], got shape {tuple(weight.shape)}"
-        )
-    out_features, in_features = weight.shape
-    if x.dim() == 0 or x.shape[-1] != in_features:
-        raise ValueError(f"{op}: x must have shape [*, {in_features}], got {tuple(x.shape)}")
-    if bias is not None:
-        check_floating(op, "bias", bias, like=x)
-        check_shape(op, "bias", bias, (out_features,), "out_features")
-    shape = (*x.shape[:-1], out_features)
-    if residual is not None:
-        check_floating(op, "residual", residual, like=x)
-        check_shape(op, "residual", residual, shape, "the output's")
-    if activation not in _linear_act_op.ACTIVATIONS:
-        raise ValueError(
-            f"{op}: activation must be one of {', '.join(_linear_act_op.ACTIVATIONS)}, "
-            f"got {activation!r}"
-        )
-    threshold = dropout_threshold(op, "dropout_p", dropout_p) if training else 0
-    seed = check_seed(op, seed, x.device) if threshold else None
-
-    rows = _as_matrix(x)
-    residual_rows = None if residual is None else _as_matrix(residual)
-    if ops.is_native(x.device):
-        kind = _linear_act_op.saved_kind(activation, residual is not None)
-        # Inside of a torch.func transform the outer levels' requires_grad does not show.
-        needs_grad = torch._C._are_functorch_transforms_active() or (
-            torch.is_grad_enabled()
-            and any(t is not None and t.requires_grad for t in (x, weight, bias))
-        )
-        if not needs_grad and kind != _linear_act_op.Saved.OUTPUT:
-            kind = _linear_act_op.Saved.NOTHING
-        y = apply(
-            _linear_act_op.LinearAct,
-            rows,
-            weight,
-            bias,
-            residual_rows,
-            seed,
-            activation,
-            threshold,
-            int(kind),
-        )[0]
-    else:
-        y = _linear_act_reference.linear_act(
-            rows, weight, bias, activation, residual_rows, seed, threshold
-        )
-    return y.reshape(shape)
-
-
-def _as_matrix(t: Tensor) -> Tensor:
-    return t.unsqueeze(0) if t.dim() == 1 else t.flatten(0, -2)
+    if torch._C._is_any_autocast_enabled():
+        dtype = autocast_dtype(x.device) if isinstance(x, Tensor) else None
+        if dtype is not None:
+            if isinstance(residual, Tensor) and residual.dtype != dtype:
+                y = linear_act(
+                    x, weight, bias, activation, dropout_p=dropout_p, training=training, seed=seed
+                )
+                check_shape("linear_act", "residual", residual, tuple(y.shape), "the output's")
+                return residual + y
+            x, weight, bias = (_autocast(t, dtype) for t in (x, weight, bias))  # type: ignore[assignment]
+    threshold = 0
+    if training and dropout_p != 0:
+        threshold = dropout_threshold("linear_act", "dropout_p", dropout_p)
+    try:
+        code = _linear_act_op.CODES[activation]
+        drawn = _seed("linear_act", seed, x) if threshold else None
+        y: Tensor = _linear_act_op.linear_act(x, weight, bias, residual, drawn, code, threshold)
+    except Exception:
+        _check.linear_act(x, weight, bias, residual, None)
+        if activation not in _linear_act_op.ACTIVATIONS:
+            raise ValueError(
+                f"linear_act: activation must be one of {', '.join(_linear_act_op.ACTIVATIONS)}, "
+                f"got {activation!r}"
+            ) from None
+        if threshold and isinstance(seed, Tensor):
+            check_seed("linear_act", seed, x.device)
+        raise
+    return y
 
 
 def dropout(
@@ -180,14 +158,20 @@ def dropout(
     Source: Srivastava et al., "Dropout", JMLR 2014; Salmon et al., "Parallel random numbers: as
     easy as 1, 2, 3", SC11 (Philox4x32-10).
     """
-    check_floating("dropout", "x", x)
-    threshold = dropout_threshold("dropout", "p", p)
-    if not training or threshold == 0:
+    if not training or p == 0:
+        check_floating("dropout", "x", x)
         return x
-    seed = check_seed("dropout", seed, x.device)
-    if ops.is_native(x.device):
-        return _dropout_op.dropout(x, seed, threshold)
-    return _dropout_reference.dropout(x, seed, threshold)
+    threshold = dropout_threshold("dropout", "p", p)
+    if threshold == 0:
+        return x
+    try:
+        y: Tensor = _dropout_op.dropout(x, _seed("dropout", seed, x), threshold)
+    except Exception:
+        check_floating("dropout", "x", x)
+        if isinstance(seed, Tensor):
+            check_seed("dropout", seed, x.device)
+        raise
+    return y
 
 
 def dropout_mask(
@@ -216,12 +200,12 @@ def dropout_mask(
     threshold = dropout_threshold(op, "p", p)
     if device is None:
         device = seed.device if isinstance(seed, Tensor) else None
-    seed = check_seed(op, seed, torch.empty(0, device=device).device)
+    drawn = _seed(op, seed, torch.empty(0, device=device))
+    check_seed(op, drawn, torch.empty(0, device=device).device)
     if threshold == 0:
-        return torch.ones(size, dtype=torch.bool, device=seed.device)
-    if ops.is_native(seed.device):
-        return _dropout_op.dropout_mask(size, seed, threshold)
-    return _dropout_reference.dropout_mask(size, seed, threshold)
+        return torch.ones(size, dtype=torch.bool, device=drawn.device)
+    mask: Tensor = _dropout_op.dropout_mask(size, drawn, threshold)
+    return mask
 
 
 def soft_threshold(x: Tensor, lam: Tensor | float) -> Tensor:
@@ -269,13 +253,15 @@ def prox_elastic_net(x: Tensor, l1: Tensor | float, l2: Tensor | float) -> Tenso
 def _prox(
     op: str, x: Tensor, l1: tuple[str, Tensor | float], l2: tuple[str, Tensor | float]
 ) -> Tensor:
-    check_floating(op, "x", x)
-    l1_tensor, l1_value = check_strength(op, *l1, x)
-    l2_tensor, l2_value = check_strength(op, *l2, x)
-    if ops.is_native(x.device):
-        return _prox_op.prox(x, l1_tensor, l2_tensor, l1_value, l2_value)
-    return _prox_reference.prox(
-        x,
-        l1_value if l1_tensor is None else l1_tensor,
-        l2_value if l2_tensor is None else l2_tensor,
-    )
+    try:
+        if type(l1[1]) is type(l2[1]) is float and l1[1] >= 0 and l2[1] >= 0:
+            y: Tensor = _prox_op.prox(x, None, None, l1[1], l2[1])
+            return y
+        check_floating(op, "x", x)
+        l1_tensor, l1_value = check_strength(op, *l1, x)
+        l2_tensor, l2_value = check_strength(op, *l2, x)
+        y = _prox_op.prox(x, l1_tensor, l2_tensor, l1_value, l2_value)
+    except RuntimeError:
+        check_floating(op, "x", x)
+        raise
+    return y

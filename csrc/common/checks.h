@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -10,36 +11,48 @@
 #include "common/dispatch.h"
 #include "math/philox.h"
 
-// What every op holds true of its inputs before it touches memory. Python has validated already and
-// names arguments in its errors; these checks keep a raw call from reading or writing out of
-// bounds.
+// What every op holds true of its inputs before it touches memory. These checks are the gate: what
+// they let through is right. Of what they refuse, Python says why, and names the argument.
 namespace torchcalc {
 
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-inline bool same_shape(const Tensor& a, const Tensor& b) {
-  if (a.dim() != b.dim()) return false;
-  for (int64_t d = 0; d < a.dim(); ++d) {
-    if (a.size(d) != b.size(d)) return false;
+// Its dtype and device, in one call each to torch.
+struct Kind {
+  int32_t dtype, device_type, device_index;
+
+  explicit Kind(const Tensor& t) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
   }
-  return true;
+
+  bool same_device(const Kind& other) const {
+    return device_type == other.device_type && device_index == other.device_index;
+  }
+  bool operator==(const Kind&) const = default;
+
+  // The same in the type that arithmetic is done in.
+  Kind opmath() const {
+    Kind kind = *this;
+    if (dtype != aoti_torch_dtype_float64()) kind.dtype = aoti_torch_dtype_float32();
+    return kind;
+  }
+};
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  const auto m = a.sizes(), n = b.sizes();
+  return std::equal(m.begin(), m.end(), n.begin(), n.end());
 }
 
-inline bool same_device(const Tensor& a, const Tensor& b) {
-  return a.is_cuda() == b.is_cuda() && a.is_cpu() == b.is_cpu() &&
-         a.get_device_index() == b.get_device_index();
-}
-
-inline void check_like(const Tensor& a, const Tensor& reference, const char* op, const char* name) {
-  STD_TORCH_CHECK(a.scalar_type() == reference.scalar_type(), op, ": ", name,
-                  " has another dtype than the first input");
-  STD_TORCH_CHECK(same_device(a, reference), op, ": ", name,
-                  " is on another device than the first input");
+inline void check_like(const Tensor& a, const Kind& reference, const char* op, const char* name) {
+  STD_TORCH_CHECK(Kind(a) == reference, op, ": ", name,
+                  " has another dtype or device than the first input");
 }
 
 inline void check_same(const Tensor& a, const Tensor& reference, const char* op, const char* name) {
-  check_like(a, reference, op, name);
+  check_like(a, Kind(reference), op, name);
   STD_TORCH_CHECK(same_shape(a, reference), op, ": ", name,
                   " has another shape than the first input");
 }
@@ -52,10 +65,39 @@ inline std::optional<Tensor> as_contiguous(const OptionalTensor& t) {
   return t ? std::optional<Tensor>(as_contiguous(*t)) : std::nullopt;
 }
 
-inline Tensor empty_like_with(const Tensor& like, std::initializer_list<int64_t> shape,
-                              std::optional<ScalarType> dtype = std::nullopt) {
-  return torch::stable::new_empty(like, {shape.begin(), shape.size()},
-                                  dtype ? dtype : like.scalar_type());
+using Shape = std::vector<int64_t>;
+
+inline Shape shape_of(const Tensor& t) { return Shape(t.sizes().begin(), t.sizes().end()); }
+
+inline Shape contiguous_strides(const Shape& shape) {
+  Shape strides(shape.size(), 1);
+  for (size_t d = shape.size(); d-- > 1;) {
+    strides[d - 1] = strides[d] * std::max<int64_t>(shape[d], 1);
+  }
+  return strides;
+}
+
+// A contiguous tensor of its own; as torch::stable::new_empty, without the way by the dispatcher.
+inline Tensor empty(const Shape& shape, const Kind& kind) {
+  const Shape strides = contiguous_strides(shape);
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                               kind.dtype, kind.device_type, kind.device_index, &handle));
+  return Tensor(handle);
+}
+
+inline OptionalTensor empty_if(bool wanted, const Shape& shape, const Kind& kind) {
+  if (!wanted) return std::nullopt;
+  return empty(shape, kind);
+}
+
+// Another view of t's memory, `offset` elements behind its beginning.
+inline Tensor view(const Tensor& t, const Shape& shape, const Shape& strides, int64_t offset = 0) {
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
+      t.get(), static_cast<int64_t>(shape.size()), shape.data(), strides.data(), offset, &handle));
+  return Tensor(handle);
 }
 
 template <class T>
@@ -66,14 +108,14 @@ T* data_or_null(const OptionalTensor& t) {
 // The seed's address, or null where nothing is dropped. It is read where the kernel runs, so that a
 // seed on a GPU costs no synchronisation.
 inline const int64_t* checked_seed(const OptionalTensor& seed, int64_t threshold,
-                                   const Tensor& reference, const char* op) {
+                                   const Kind& reference, const char* op) {
   STD_TORCH_CHECK(threshold >= 0 && threshold <= math::kLaneRange, op,
                   ": threshold is not in [0, 65536]");
   if (threshold == 0) return nullptr;
   STD_TORCH_CHECK(seed.has_value(), op, ": dropout needs a seed");
   STD_TORCH_CHECK(seed->numel() == 1 && seed->scalar_type() == ScalarType::Long, op,
                   ": seed is not one int64 element");
-  STD_TORCH_CHECK(same_device(*seed, reference), op, ": seed is on another device");
+  STD_TORCH_CHECK(Kind(*seed).same_device(reference), op, ": seed is on another device");
   return static_cast<const int64_t*>(seed->data_ptr());
 }
 

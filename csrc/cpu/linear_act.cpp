@@ -1,5 +1,7 @@
 #include "ops/linear_act.h"
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
 #include "cpu/parallel.h"
 
 namespace torchcalc::cpu {
@@ -15,6 +17,11 @@ void epilogue_segment(const EpilogueArgs<T>& args, Mask& mask, int64_t begin, in
   if (mask.drops()) mask.apply(v, static_cast<Op>(mask.dropout_scale()), begin, n);
   if (args.residual) add(v, args.residual + begin, n);
   store(args.y + begin, v, n);
+}
+
+template <class Act, class T, class Op>
+TC_SIMD void unscale(Op* u, Op scale, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) u[i] = math::unscaled<Act, T>(u[i], scale);
 }
 
 // Columns [col, col + cols) of one chunk of rows, at most kSegment elements at a time: several rows
@@ -33,7 +40,7 @@ void act_grad_chunk(const ActGradArgs<T, Op>& args, Mask& mask, int64_t chunk, i
     const int64_t i = row * args.cols + col, n = rows * cols;
     load(g, args.grad + i, n);
     if (args.saved) load(u, args.saved + i, n);
-    if (args.saved_scale != Op(1)) scale(u, args.saved_scale, n);
+    if (args.saved_scale != Op(1)) unscale<Act, T>(u, args.saved_scale, n);
     derive<Act, Order>(g, u, n);
     if (mask.drops()) mask.apply(g, args.factor, i, n);
     store(args.dz + i, g, n);
@@ -62,6 +69,15 @@ void sum_chunks(const ActGradArgs<T, Op>& args) {
 
 struct Cpu {
   using Guard = NoGuard;
+
+  // out = x W^T + b, by the library's GEMM: it adds the bias before it rounds, which in bfloat16
+  // the epilogue could not.
+  static void linear_out(const Tensor& out, const Tensor& x, const Tensor& weight_t,
+                         const OptionalTensor& bias) {
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        bias ? aoti_torch_cpu_addmm_out(out.get(), bias->get(), x.get(), weight_t.get(), 1, 1)
+             : aoti_torch_cpu_mm_out(out.get(), x.get(), weight_t.get()));
+  }
 
   // Blocks this high are no slower as GEMMs than the whole, and their product stays in cache.
   static int64_t block_rows(int64_t) { return 512; }
@@ -105,5 +121,7 @@ struct Cpu {
 
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CPU, m) {
   m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cpu::Cpu>));
+  m.impl("linear_act_keep", TORCH_BOX(&torchcalc::linear_act_keep<torchcalc::cpu::Cpu>));
   m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cpu::Cpu>));
+  m.impl("act_bias_grad", TORCH_BOX(&torchcalc::act_bias_grad<torchcalc::cpu::Cpu>));
 }

@@ -1,5 +1,7 @@
 #include "ops/linear_act.h"
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
+
 #include "cuda/device.h"
 #include "cuda/linear_act_kernels.cuh"
 
@@ -8,6 +10,15 @@ namespace {
 
 struct Cuda {
   using Guard = DeviceGuard;
+
+  // out = x W^T + b, by the library's GEMM: it adds the bias before it rounds, which in bfloat16
+  // the epilogue could not.
+  static void linear_out(const Tensor& out, const Tensor& x, const Tensor& weight_t,
+                         const OptionalTensor& bias) {
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        bias ? aoti_torch_cuda_addmm_out(out.get(), bias->get(), x.get(), weight_t.get(), 1, 1)
+             : aoti_torch_cuda_mm_out(out.get(), x.get(), weight_t.get()));
+  }
 
   // One GEMM, then one pass over its product.
   static int64_t block_rows(int64_t rows) { return rows; }
@@ -28,5 +39,7 @@ struct Cuda {
 
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
   m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cuda::Cuda>));
+  m.impl("linear_act_keep", TORCH_BOX(&torchcalc::linear_act_keep<torchcalc::cuda::Cuda>));
   m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cuda::Cuda>));
+  m.impl("act_bias_grad", TORCH_BOX(&torchcalc::act_bias_grad<torchcalc::cuda::Cuda>));
 }

@@ -38,8 +38,9 @@ __device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, in
   if (args.saved) load(u, args.saved + at.begin, at.n);
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) {
-    const Op scaled = args.saved_scale * u[j];
-    v[j] = order == 1 ? Act::template d<1>(v[j], scaled) : Act::template d<2>(v[j], scaled);
+    const Op at_u =
+        args.saved_scale == Op(1) ? u[j] : math::unscaled<Act, T>(u[j], args.saved_scale);
+    v[j] = order == 1 ? Act::template d<1>(v[j], at_u) : Act::template d<2>(v[j], at_u);
   }
   if (args.threshold > 0) drop(v, kept_of_octet(args.seed, at, args.threshold), args.factor);
   store(args.dz + at.begin, v, at.n);

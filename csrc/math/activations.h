@@ -124,6 +124,15 @@ struct Sigmoid {
   }
 };
 
+// u = a, told from y = scale a, which was rounded to T. Of a saturated unit u would be near the
+// limit instead of on it, and its derivative a constant of either sign instead of 0: so where F_1
+// of the rounded u is 0, that is u.
+template <class Act, class T, class Op>
+TC_HD Op unscaled(Op y, Op scale) {
+  const Op u = y / scale, rounded = static_cast<Op>(static_cast<T>(u));
+  return Act::template d<1>(Op(1), rounded) == Op(0) ? rounded : u;
+}
+
 // Calls f with the functor of `activation`.
 template <class F>
 auto dispatch_activation(Activation activation, F&& f) {
@@ -143,6 +152,11 @@ auto dispatch_activation(Activation activation, F&& f) {
     default:
       return f(Identity{});
   }
+}
+
+// Whether F_1 and F_2 are functions of the output a (else of z).
+inline bool derivative_from_output(Activation activation) {
+  return dispatch_activation(activation, []<class Act>(Act) { return Act::kFromOutput; });
 }
 
 }  // namespace torchcalc::math

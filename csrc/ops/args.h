@@ -11,14 +11,6 @@
 // type.
 namespace torchcalc {
 
-// What the forward pass keeps for the derivative, in the numbering of the ops' `saved` argument.
-enum class Saved : int64_t {
-  kNothing,        // the derivative is constant
-  kPreActivation,  // z
-  kActivation,     // a, before dropout and residual
-  kOutput,         // y = scale * a where kept: needs no memory of its own
-};
-
 // y = residual + dropout(f(z)) on a row-major [rows, cols] matrix.
 template <class T>
 struct EpilogueArgs {
@@ -31,7 +23,7 @@ struct EpilogueArgs {
   int64_t rows, cols;
 };
 
-// dz = mask(factor * d<Order>(grad, u)), u = saved * saved_scale;  dbias = sum of dz over rows.
+// dz = mask(factor * d<Order>(grad, u)), u = saved / saved_scale;  dbias = sum of dz over rows.
 template <class T, class Op>
 struct ActGradArgs {
   const T* grad;   // [rows, cols]

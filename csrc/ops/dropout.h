@@ -14,10 +14,11 @@ template <class Device>
 Tensor dropout(Tensor x, Tensor seed, int64_t threshold) {
   constexpr const char* op = "dropout";
   STD_TORCH_CHECK(threshold > 0, op, ": threshold is not positive");
-  const int64_t* seed_ptr = checked_seed(seed, threshold, x, op);
+  const Kind kind(x);
+  const int64_t* seed_ptr = checked_seed(seed, threshold, kind, op);
   const typename Device::Guard guard(x);
   x = as_contiguous(x);
-  const Tensor y = torch::stable::new_empty(x, x.sizes(), x.scalar_type());
+  const Tensor y = empty(shape_of(x), kind);
   if (x.numel() == 0) return y;
   dispatch_dtype(x.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     Device::dropout(static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()), x.numel(),
@@ -31,7 +32,7 @@ template <class Device>
 Tensor dropout_mask(std::vector<int64_t> shape, Tensor seed, int64_t threshold) {
   constexpr const char* op = "dropout_mask";
   STD_TORCH_CHECK(threshold > 0, op, ": threshold is not positive");
-  const int64_t* seed_ptr = checked_seed(seed, threshold, seed, op);
+  const int64_t* seed_ptr = checked_seed(seed, threshold, Kind(seed), op);
   const typename Device::Guard guard(seed);
   const Tensor mask = torch::stable::new_empty(seed, shape, ScalarType::Bool);
   if (mask.numel() > 0) {

@@ -8,18 +8,22 @@
 #include "common/checks.h"
 #include "ops/args.h"
 
-// Input checks, allocation and the GEMM of linear_act and act_grad, for every device.
+// Input checks, allocation and the GEMM of linear_act and its gradients, for every device.
 namespace torchcalc {
 
-// out = x W^T + b, by the library's GEMM: it adds the bias before it rounds, which in bfloat16 the
-// epilogue could not.
-inline void linear_out(const Tensor& out, const Tensor& x, const Tensor& weight,
-                       const OptionalTensor& bias) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 4> stack{from(x), from(weight), from(bias), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::linear", "out", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // take back the reference to out
+// t [*, cols] as a matrix: itself, a view, or a copy where its strides allow none.
+inline Tensor as_matrix(const Tensor& t) {
+  if (t.dim() == 2) return t;
+  const Tensor dense = as_contiguous(t);
+  const int64_t cols = t.size(t.dim() - 1);
+  int64_t rows = 1;
+  for (int64_t d = 0; d + 1 < t.dim(); ++d) rows *= t.size(d);
+  return view(dense, {rows, cols}, {cols, 1});
+}
+
+inline Tensor rows_of(const Tensor& matrix, int64_t begin, int64_t count) {
+  const auto strides = matrix.strides();
+  return view(matrix, {count, matrix.size(1)}, {strides[0], strides[1]}, begin * strides[0]);
 }
 
 inline math::Activation checked_activation(int64_t activation, const char* op) {
@@ -28,66 +32,65 @@ inline math::Activation checked_activation(int64_t activation, const char* op) {
   return static_cast<math::Activation>(activation);
 }
 
-inline Saved checked_saved(int64_t saved, const char* op) {
-  STD_TORCH_CHECK(saved >= 0 && saved <= static_cast<int64_t>(Saved::kOutput), op,
-                  ": unknown kind of saved tensor");
-  return static_cast<Saved>(saved);
-}
+struct LinearActResult {
+  Tensor y;
+  OptionalTensor kept;
+};
 
-// y = residual + dropout(f(x W^T + b)).  x [M, K], weight [N, K], bias [N], residual [M, N].
-// The GEMM and `Device`'s epilogue take turns, Device::block_rows(M) rows at a time.  Returns y and
-// what `saved` asks to keep (else an empty tensor).
+// y = residual + dropout(f(x W^T + b)).  x [*, K], weight [N, K], bias [N], residual and y [*, N].
+// The GEMM and `Device`'s epilogue take turns, Device::block_rows(M) rows at a time. With `keep`
+// also what the derivative is told by: a where f' can be told from it, else z.
 template <class Device>
-std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor weight, OptionalTensor bias,
-                                      OptionalTensor residual, OptionalTensor seed,
-                                      int64_t activation, int64_t threshold, int64_t saved) {
-  constexpr const char* op = "linear_act";
-  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2, op, ": x and weight are not matrices");
-  STD_TORCH_CHECK(x.size(1) == weight.size(1), op, ": x and weight differ in their last dimension");
-  check_like(weight, x, op, "weight");
-  const int64_t rows = x.size(0), cols = weight.size(0);
+LinearActResult linear_act_into(const char* op, const Tensor& x, const Tensor& weight,
+                                const OptionalTensor& bias, const OptionalTensor& residual,
+                                const OptionalTensor& seed, int64_t activation, int64_t threshold,
+                                bool keep) {
+  const Kind kind(x);
+  STD_TORCH_CHECK(x.dim() > 0 && weight.dim() == 2, op, ": x or weight has too few dimensions");
+  Shape shape = shape_of(x);
+  const int64_t inner = weight.size(1), cols = weight.size(0);
+  STD_TORCH_CHECK(shape.back() == inner, op, ": x and weight differ in their last dimension");
+  check_like(weight, kind, op, "weight");
+  shape.back() = cols;
   if (bias) {
-    check_like(*bias, x, op, "bias");
+    check_like(*bias, kind, op, "bias");
     STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == cols, op, ": bias has another size");
   }
   if (residual) {
-    check_like(*residual, x, op, "residual");
-    STD_TORCH_CHECK(residual->dim() == 2 && residual->size(0) == rows && residual->size(1) == cols,
-                    op, ": residual has another shape than the output");
-    residual = as_contiguous(residual);
+    check_like(*residual, kind, op, "residual");
+    STD_TORCH_CHECK(shape_of(*residual) == shape, op, ": residual has another shape than y");
   }
   const auto f = checked_activation(activation, op);
-  const auto kind = checked_saved(saved, op);
-  const int64_t* seed_ptr = checked_seed(seed, threshold, x, op);
+  const int64_t* seed_ptr = checked_seed(seed, threshold, kind, op);
   const typename Device::Guard guard(x);
 
-  const Tensor y = empty_like_with(x, {rows, cols});
-  const bool keep_z = kind == Saved::kPreActivation, keep_a = kind == Saved::kActivation;
-  const Tensor kept = keep_z || keep_a ? empty_like_with(x, {rows, cols}) : empty_like_with(x, {0});
-  if (rows == 0 || cols == 0) return {y, kept};
+  const Tensor y = empty(shape, kind);
+  const OptionalTensor kept = empty_if(keep, shape, kind);
+  if (y.numel() == 0) return {y, kept};
 
-  Tensor z = keep_z ? kept : y;
-  const bool has_epilogue =
-      f != math::Activation::kIdentity || residual || threshold > 0 || keep_z || keep_a;
+  const bool keep_z = keep && !math::derivative_from_output(f);
+  const OptionalTensor added = as_contiguous(residual);
+  const Tensor rows_x = as_matrix(x), z = as_matrix(keep_z ? *kept : y);
+  const Tensor weight_t = view(weight, {inner, cols}, {weight.stride(1), weight.stride(0)});
+  const int64_t rows = z.size(0), block = Device::block_rows(rows);
+  const bool has_epilogue = f != math::Activation::kIdentity || residual || threshold > 0 || keep;
   dispatch_dtype(x.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     const EpilogueArgs<T> args{
         .z = static_cast<const T*>(z.data_ptr()),
         .y = static_cast<T*>(y.data_ptr()),
-        .a = keep_a ? static_cast<T*>(kept.data_ptr()) : nullptr,
-        .residual = data_or_null<const T>(residual),
+        .a = keep && !keep_z ? static_cast<T*>(kept->data_ptr()) : nullptr,
+        .residual = data_or_null<const T>(added),
         .seed = seed_ptr,
         .threshold = threshold,
         .rows = rows,
         .cols = cols,
     };
-    const int64_t block = Device::block_rows(rows);
     for (int64_t begin = 0; begin < rows; begin += block) {
       const int64_t count = std::min(block, rows - begin);
       if (count == rows) {
-        linear_out(z, x, weight, bias);
+        Device::linear_out(z, rows_x, weight_t, bias);
       } else {
-        linear_out(torch::stable::narrow(z, 0, begin, count),
-                   torch::stable::narrow(x, 0, begin, count), weight, bias);
+        Device::linear_out(rows_of(z, begin, count), rows_of(rows_x, begin, count), weight_t, bias);
       }
       if (has_epilogue) Device::epilogue(f, args, begin, begin + count);
     }
@@ -95,52 +98,87 @@ std::tuple<Tensor, Tensor> linear_act(Tensor x, Tensor weight, OptionalTensor bi
   return {y, kept};
 }
 
-// One pass: dz = mask(F_order(u) * grad) and, if asked, dbias = dz summed over rows.
-// grad, saved [M, N]; saved is what linear_act kept (absent for Saved::kNothing).
 template <class Device>
-std::tuple<Tensor, Tensor> act_grad(Tensor grad, OptionalTensor saved, OptionalTensor seed,
-                                    int64_t activation, int64_t order, int64_t threshold,
-                                    int64_t saved_kind, bool bias_grad) {
-  constexpr const char* op = "act_grad";
-  STD_TORCH_CHECK(grad.dim() == 2, op, ": grad is not a matrix");
+Tensor linear_act(Tensor x, Tensor weight, OptionalTensor bias, OptionalTensor residual,
+                  OptionalTensor seed, int64_t activation, int64_t threshold) {
+  return linear_act_into<Device>("linear_act", x, weight, bias, residual, seed, activation,
+                                 threshold, false)
+      .y;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> linear_act_keep(Tensor x, Tensor weight, OptionalTensor bias,
+                                           OptionalTensor residual, OptionalTensor seed,
+                                           int64_t activation, int64_t threshold) {
+  const auto [y, kept] = linear_act_into<Device>("linear_act_keep", x, weight, bias, residual, seed,
+                                                 activation, threshold, true);
+  return {y, *kept};
+}
+
+struct ActGradResult {
+  Tensor dz;
+  OptionalTensor dbias;
+};
+
+// One pass: dz = mask(factor * F_order(u) * grad) and, if asked, dbias = dz summed over rows.
+// grad, saved [*, N]; saved is what linear_act_keep kept, or with `scaled` y itself (u = y /
+// scale), and may be absent where the activation needs none.
+template <class Device>
+ActGradResult act_grad_into(const char* op, const Tensor& grad, const OptionalTensor& saved,
+                            const OptionalTensor& seed, int64_t activation, int64_t order,
+                            int64_t threshold, bool scaled, bool bias_grad) {
+  const Kind kind(grad);
+  STD_TORCH_CHECK(grad.dim() > 0, op, ": grad has no dimension");
   STD_TORCH_CHECK(order == 1 || order == 2, op, ": order is not 1 or 2");
   const auto f = checked_activation(activation, op);
-  const auto kind = checked_saved(saved_kind, op);
-  STD_TORCH_CHECK(saved.has_value() == (kind != Saved::kNothing), op,
-                  ": saved does not fit its kind");
+  STD_TORCH_CHECK(saved || f == math::Activation::kIdentity, op, ": saved is missing");
   if (saved) check_same(*saved, grad, op, "saved");
-  const int64_t* seed_ptr = checked_seed(seed, threshold, grad, op);
+  const int64_t* seed_ptr = checked_seed(seed, threshold, kind, op);
   const typename Device::Guard guard(grad);
 
-  grad = as_contiguous(grad);
-  saved = as_contiguous(saved);
-  const int64_t rows = grad.size(0), cols = grad.size(1);
-  const Tensor dz = empty_like_with(grad, {rows, cols});
-  const Tensor dbias = empty_like_with(grad, {bias_grad ? cols : 0});
+  const Tensor g = as_contiguous(grad);
+  const OptionalTensor kept = as_contiguous(saved);
+  const Shape shape = shape_of(grad);
+  const int64_t cols = shape.back(), rows = cols > 0 ? g.numel() / cols : 0;
+  const Tensor dz = empty(shape, kind);
+  const OptionalTensor dbias = empty_if(bias_grad, {cols}, kind);
+  const OptionalTensor partial = empty_if(bias_grad, {row_chunks(rows), cols}, kind.opmath());
   // y = scale * a: its derivatives take one power of the scale less for each order.
   const double scale = math::dropout_scale(threshold);
-  const bool scaled = kind == Saved::kOutput;
   dispatch_dtype(grad.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     using Op = opmath_t<T>;
-    const Tensor partial =
-        empty_like_with(grad, {bias_grad ? row_chunks(rows) : 0, cols},
-                        sizeof(Op) == 8 ? ScalarType::Double : ScalarType::Float);
     const ActGradArgs<T, Op> args{
-        .grad = static_cast<const T*>(grad.data_ptr()),
-        .saved = data_or_null<const T>(saved),
+        .grad = static_cast<const T*>(g.data_ptr()),
+        .saved = data_or_null<const T>(kept),
         .dz = static_cast<T*>(dz.data_ptr()),
-        .dbias = bias_grad ? static_cast<T*>(dbias.data_ptr()) : nullptr,
-        .partial = bias_grad ? static_cast<Op*>(partial.data_ptr()) : nullptr,
+        .dbias = data_or_null<T>(dbias),
+        .partial = data_or_null<Op>(partial),
         .seed = seed_ptr,
         .threshold = threshold,
         .rows = rows,
         .cols = cols,
         .factor = static_cast<Op>(scaled && order == 2 ? 1.0 : scale),
-        .saved_scale = static_cast<Op>(scaled && scale > 0 ? 1.0 / scale : 1.0),
+        .saved_scale = static_cast<Op>(scaled && scale > 0 ? scale : 1.0),
     };
     if (cols > 0) Device::act_grad(f, order, args);
   });
   return {dz, dbias};
+}
+
+template <class Device>
+Tensor act_grad(Tensor grad, OptionalTensor saved, OptionalTensor seed, int64_t activation,
+                int64_t order, int64_t threshold, bool scaled) {
+  return act_grad_into<Device>("act_grad", grad, saved, seed, activation, order, threshold, scaled,
+                               false)
+      .dz;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> act_bias_grad(Tensor grad, OptionalTensor saved, OptionalTensor seed,
+                                         int64_t activation, int64_t threshold, bool scaled) {
+  const auto [dz, dbias] = act_grad_into<Device>("act_bias_grad", grad, saved, seed, activation, 1,
+                                                 threshold, scaled, true);
+  return {dz, *dbias};
 }
 
 }  // namespace torchcalc

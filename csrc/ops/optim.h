@@ -59,7 +59,7 @@ class OptimCall {
   void set_steps(std::vector<OptimTensor<T>>& tensors, const Tensor& steps,
                  const Integers& indices) const {
     STD_TORCH_CHECK(steps.scalar_type() == ScalarType::Float && steps.is_contiguous() &&
-                        same_device(steps, params_[0]),
+                        Kind(steps).same_device(kind_),
                     op_, ": steps is not a contiguous float32 tensor on the device of params");
     check_length(indices, "indices");
     float* data = static_cast<float*>(steps.data_ptr());
@@ -71,19 +71,6 @@ class OptimCall {
   }
 
  private:
-  // In one call each to torch, unlike same_device.
-  struct Kind {
-    int32_t dtype, device_type, device_index;
-
-    explicit Kind(const Tensor& t) {
-      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
-      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
-    }
-
-    bool operator==(const Kind&) const = default;
-  };
-
   void check(const Tensor& t, const char* name) const {
     STD_TORCH_CHECK(Kind(t) == kind_, op_, ": ", name,
                     " is of another dtype or device than params");

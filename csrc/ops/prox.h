@@ -17,12 +17,19 @@ namespace torchcalc {
 struct ProxInputs {
   const char* op;
   Tensor x;
+  Kind kind;
   OptionalTensor l1, l2;
   double l1_value, l2_value;
 
   ProxInputs(const char* op, const Tensor& x, const OptionalTensor& l1, const OptionalTensor& l2,
              double l1_value, double l2_value)
-      : op(op), x(as_contiguous(x)), l1(l1), l2(l2), l1_value(l1_value), l2_value(l2_value) {
+      : op(op),
+        x(as_contiguous(x)),
+        kind(x),
+        l1(l1),
+        l2(l2),
+        l1_value(l1_value),
+        l2_value(l2_value) {
     check_strength(this->l1, "l1");
     check_strength(this->l2, "l2");
   }
@@ -33,10 +40,7 @@ struct ProxInputs {
     return as_contiguous(t);
   }
 
-  Tensor result(bool wanted = true) const {
-    return wanted ? torch::stable::new_empty(x, x.sizes(), x.scalar_type())
-                  : empty_like_with(x, {0});
-  }
+  Tensor result(bool wanted = true) const { return empty(wanted ? shape_of(x) : Shape{0}, kind); }
 
   template <class T>
   static Strength<T, opmath_t<T>> strength(const OptionalTensor& t, double value) {
@@ -46,7 +50,7 @@ struct ProxInputs {
  private:
   void check_strength(OptionalTensor& t, const char* name) {
     if (!t) return;
-    check_like(*t, x, op, name);
+    check_like(*t, kind, op, name);
     STD_TORCH_CHECK(t->numel() == 1 || same_shape(*t, x), op, ": ", name,
                     " has neither one element nor x's shape");
     t = as_contiguous(t);

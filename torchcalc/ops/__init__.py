@@ -1,4 +1,4 @@
-"""Autograd Functions, fake kernels and vmap rules over torch.ops.torchcalc (private)."""
+"""Derivatives, vmap rules and fake kernels of torch.ops.torchcalc (private)."""
 
 from pathlib import Path
 
@@ -12,20 +12,19 @@ except ImportError as error:
         "`make build` or `pip install --no-build-isolation .`"
     ) from error
 
-_NATIVE = {"cpu", "meta"}  # meta: the fake kernels
-
 _cuda_library = Path(__file__).parent.parent / "_cuda.so"
-if torch.version.cuda is not None and _cuda_library.exists():
+_HAS_CUDA = torch.version.cuda is not None and _cuda_library.exists()
+if _HAS_CUDA:
     torch.ops.load_library(str(_cuda_library))  # type: ignore[no-untyped-call]
-    _NATIVE.add("cuda")
+
+from torchcalc.ops import _autograd, dropout, linear_act, optim, prox  # noqa: E402
+
+if _HAS_CUDA:
+    _autograd.NATIVE.add("cuda")
+
+__all__ = ["dropout", "is_native", "linear_act", "optim", "prox"]
 
 
 def is_native(device: torch.device) -> bool:
-    """Whether the kernels run there and now; else ``torchcalc.reference`` does.
-
-    A torch.func transform inside of torch.compile is traced through a Function's forward, to an op
-    that has no derivative: gradients would silently be 0.
-    """
-    if torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return False
-    return device.type in _NATIVE
+    """Whether there are kernels for it; elsewhere the ops run ``torchcalc.reference``."""
+    return device.type in _autograd.NATIVE

@@ -1,4 +1,4 @@
-"""Autograd Functions of prox(x) = S(x, l1) / (1 + l2), the prox of l1 |y| + (l2 / 2) y^2.
+"""prox(x) = S(x, l1) / (1 + l2), the prox of l1 |y| + (l2 / 2) y^2, and its derivatives.
 
 A strength is a tensor (of one element or of x's shape) or None, and then a number. Only tensors get
 gradients; the kernels leave those of one-element strengths to be summed.
@@ -6,48 +6,39 @@ gradients; the kernels leave those of one-element strengths to be summed.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from torchcalc.ops._autograd import Function, apply, jvp, vjp
+from torchcalc.ops._autograd import (
+    Function,
+    below,
+    in_front,
+    native,
+    register,
+    register_vmap,
+)
 from torchcalc.reference import prox as reference
 
 
 class _Elementwise(Function):
-    """What the three Functions share. Inputs: tensors, x, l1, l2 (tensors or None), two numbers."""
+    """What both have in common. Inputs: tensors, x, l1, l2 (tensors or None), two numbers."""
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.l1_value, ctx.l2_value = inputs
+    op: ClassVar[Callable[..., Any]]
+
+    @classmethod
+    def call(cls, ctx: Any, *args: Any) -> Any:
+        *tensors, ctx.l1_value, ctx.l2_value = args
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
+        return below(cls.op, *args)
 
-
-def _vmap(function: type[_Elementwise], info: Any, in_dims: Any, args: Any) -> tuple[Any, Any]:
-    *tensors, l1_value, l2_value = args
-    x, x_dim = tensors[-3], in_dims[len(tensors) - 3]
-    shape = list(x.shape)
-    if x_dim is not None:
-        shape.pop(x_dim)
-
-    def expand(t: Tensor | None, dim: int | None) -> Tensor | None:
-        if t is None:
-            return None
-        if dim is None:
-            return t.expand(info.batch_size, *shape)
-        t = t.movedim(dim, 0)
-        if list(t.shape[1:]) != shape:  # a one-element strength for each sample
-            t = t.reshape(-1, *(1 for _ in shape))
-        return t.expand(info.batch_size, *shape)
-
-    expanded = [expand(t, d) for t, d in zip(tensors, in_dims[: len(tensors)], strict=True)]
-    outputs = apply(function, *expanded, l1_value, l2_value)
-    if isinstance(outputs, Tensor):
-        return outputs, 0
-    return outputs, tuple(0 if o.dim() == len(shape) + 1 and o.shape[0] else None for o in outputs)
+    @staticmethod
+    def tangents(ctx: Any, saved: Any, *tangents: Any) -> Any:
+        raise NotImplementedError
 
 
 def _sum_to(grad: Tensor, strength: Tensor | None) -> Tensor | None:
@@ -61,103 +52,61 @@ def _expand(t: Tensor | None, x: Tensor) -> Tensor | None:
     return None if t is None else t.expand(x.shape)
 
 
-def _dense(ctx: Any, saved: Any) -> tuple[Tensor, ...]:
-    """ProxGradGrad's seven inputs as tensors of x's shape."""
-    x = saved[4]
-    numbers = (0.0, 0.0, 0.0, 0.0, 0.0, ctx.l1_value, ctx.l2_value)
+def _dense(tensors: Any, l1_value: float, l2_value: float) -> tuple[Tensor, ...]:
+    """Tensors, x, l1, l2 as tensors of x's shape: zeros or the number for what is None."""
+    x = tensors[-3]
+    numbers = (*(0.0,) * (len(tensors) - 2), l1_value, l2_value)
     return tuple(
         torch.full_like(x, number) if t is None else t.expand(x.shape)
-        for t, number in zip(saved, numbers, strict=True)
+        for t, number in zip(tensors, numbers, strict=True)
     )
 
 
-class ProxGradGrad(_Elementwise):
-    """Cotangents of (grad, x, l1, l2) for those of ProxGrad's results; derived by the reference."""
+def _prox_grad_grad(*args: Any) -> tuple[Tensor, ...]:
+    """prox_grad_grad as csrc/math/prox.h has it, out of operations that autograd differentiates.
 
-    @staticmethod
-    def forward(
-        cx: Tensor | None,
-        c1: Tensor | None,
-        c2: Tensor | None,
-        grad: Tensor,
-        x: Tensor,
-        l1: Tensor | None,
-        l2: Tensor | None,
-        l1_value: float,
-        l2_value: float,
-    ) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = torch.ops.torchcalc.prox_grad_grad(
-            cx, c1, c2, grad, x, l1, l2, l1_value, l2_value
-        )
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        dense = _dense(ctx, ctx.saved_tensors)
-        x = dense[4]
-        given = tuple(
-            torch.zeros_like(x) if c is None or c.shape != x.shape else c for c in cotangents
-        )
-        grads = vjp(reference.prox_grad_grad, dense, given)
-        return (
-            *(
-                _sum_to(g, t) if t is not None else None
-                for g, t in zip(grads, ctx.saved_tensors, strict=True)
-            ),
-            None,
-            None,
-        )
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return _vmap(ProxGradGrad, info, in_dims, args)
-
-    @staticmethod
-    def tangents(ctx: Any, saved: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        dense = _dense(ctx, saved)
-        dense_tangents = tuple(
-            torch.zeros_like(x) if t is None else t.expand(x.shape)
-            for t, x in zip(tangents[:7], dense, strict=True)
-        )
-        results = jvp(reference.prox_grad_grad, dense, dense_tangents)
-        wanted = (True, True, saved[5] is not None, saved[6] is not None)
-        return tuple(r if w else r.new_empty(0) for r, w in zip(results, wanted, strict=True))
+    With y = S r: a = 1 where |x| > l1 (else 0), s = sign(x) a, r = 1 / (1 + l2).
+    """
+    *tensors, l1_value, l2_value = args
+    cx, c1, c2, grad, x, l1, l2 = _dense(tensors, l1_value, l2_value)
+    active = (~(x.abs() - l1 <= 0)).to(x.dtype)
+    sign = torch.where(x < 0, -active, active)
+    soft = sign * (x.abs() - l1)
+    r = 1 / (1 + l2)
+    gr2 = grad * r * r
+    d_l1 = gr2 * c2 * sign
+    d_l2 = gr2 * (c1 * sign - cx * active + 2 * c2 * soft * r)
+    empty = x.new_empty(0)
+    return (
+        (cx * active - c1 * sign - c2 * soft * r) * r,
+        -gr2 * c2 * active,
+        d_l1 if tensors[5] is not None else empty,
+        d_l2 if tensors[6] is not None else empty,
+    )
 
 
-class ProxGrad(_Elementwise):
+class _ProxGrad(_Elementwise):
     """(dx, dl1, dl2) = cotangents of prox, elementwise; linear in grad.
 
     With H the Hessian of the scalar prox in (x, l1, l2), both its VJP and its JVP with respect to
     them are grad * H times a vector: one kernel serves both.
     """
 
+    op = native("prox_grad")
+
     @staticmethod
-    def forward(
-        grad: Tensor,
-        x: Tensor,
-        l1: Tensor | None,
-        l2: Tensor | None,
-        l1_value: float,
-        l2_value: float,
-    ) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = torch.ops.torchcalc.prox_grad(
-            grad, x, l1, l2, l1_value, l2_value
-        )
-        return outputs
+    def forward(ctx: Any, *args: Any) -> Any:
+        return _ProxGrad.call(ctx, *args)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         grad, x, l1, l2 = ctx.saved_tensors
         cx, c1, c2 = cotangents
         c1, c2 = (c1 if l1 is not None else None), (c2 if l2 is not None else None)
-        d_grad, dx, dl1, dl2 = apply(
-            ProxGradGrad, cx, c1, c2, grad, x, l1, l2, ctx.l1_value, ctx.l2_value
+        d_grad, dx, dl1, dl2 = prox_grad_grad(
+            cx, c1, c2, grad, x, l1, l2, ctx.l1_value, ctx.l2_value
         )
         return d_grad, dx, _sum_to(dl1, l1), _sum_to(dl2, l2), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return _vmap(ProxGrad, info, in_dims, args)
 
     @staticmethod
     def tangents(
@@ -172,34 +121,29 @@ class ProxGrad(_Elementwise):
         grad, x, l1, l2 = saved
         values = ctx.l1_value, ctx.l2_value
         along = t_x, _expand(t_l1, x), _expand(t_l2, x)
-        _, *tangents = apply(ProxGradGrad, *along, grad, x, l1, l2, *values)
+        _, *tangents = prox_grad_grad(*along, grad, x, l1, l2, *values)
         if t_grad is not None:
-            linear = apply(ProxGrad, t_grad, x, l1, l2, *values)
+            linear = prox_grad(t_grad, x, l1, l2, *values)
             tangents = [t + u for t, u in zip(tangents, linear, strict=True)]
         return tuple(tangents)
 
 
-class Prox(_Elementwise):
+class _Prox(_Elementwise):
     """y = S(x, l1) / (1 + l2)."""
 
+    op = native("prox")
+
     @staticmethod
-    def forward(
-        x: Tensor, l1: Tensor | None, l2: Tensor | None, l1_value: float, l2_value: float
-    ) -> Tensor:
-        y: Tensor = torch.ops.torchcalc.prox(x, l1, l2, l1_value, l2_value)
-        return y
+    def forward(ctx: Any, *args: Any) -> Any:
+        return _Prox.call(ctx, *args)
 
     @staticmethod
     def backward(ctx: Any, c_y: Tensor | None) -> tuple[Any, ...]:
         if c_y is None:
             return (None,) * 5
         x, l1, l2 = ctx.saved_tensors
-        dx, dl1, dl2 = apply(ProxGrad, c_y, x, l1, l2, ctx.l1_value, ctx.l2_value)
+        dx, dl1, dl2 = prox_grad(c_y, x, l1, l2, ctx.l1_value, ctx.l2_value)
         return dx, _sum_to(dl1, l1), _sum_to(dl2, l2), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
-        return _vmap(Prox, info, in_dims, args)
 
     @staticmethod
     def tangents(
@@ -212,17 +156,45 @@ class Prox(_Elementwise):
     ) -> Tensor:
         x, l1, l2 = saved
         along = t_x, _expand(t_l1, x), _expand(t_l2, x)
-        # The gradient of ProxGrad with respect to grad, along which it is linear.
-        t_y: Tensor = apply(ProxGradGrad, *along, x, x, l1, l2, ctx.l1_value, ctx.l2_value)[0]
+        # The gradient of prox_grad with respect to grad, along which it is linear.
+        t_y: Tensor = prox_grad_grad(*along, x, x, l1, l2, ctx.l1_value, ctx.l2_value)[0]
         return t_y
 
 
-def prox(
-    x: Tensor, l1: Tensor | None, l2: Tensor | None, l1_value: float = 0.0, l2_value: float = 0.0
+def _reference_prox(
+    x: Tensor, l1: Tensor | None, l2: Tensor | None, l1_value: float, l2_value: float
 ) -> Tensor:
-    """S(x, l1) / (1 + l2); ``l1_value`` and ``l2_value`` count where there is no tensor."""
-    y: Tensor = apply(Prox, x, l1, l2, l1_value, l2_value)
-    return y
+    return reference.prox(x, l1_value if l1 is None else l1, l2_value if l2 is None else l2)
+
+
+# prox(x, l1, l2, l1_value, l2_value) -> y; the numbers count where there is no tensor.
+prox = register("prox", _Prox.record, _reference_prox)
+# prox_grad(grad, x, l1, l2, l1_value, l2_value) -> (dx, dl1, dl2)
+prox_grad = register("prox_grad", _ProxGrad.record)
+# prox_grad_grad(cx, c1, c2, grad, x, l1, l2, l1_value, l2_value) -> (dgrad, dx, dl1, dl2)
+prox_grad_grad = register("prox_grad_grad", _prox_grad_grad)
+
+
+def _vmap(op: Callable[..., Any], info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+    *tensors, l1_value, l2_value = args
+    batched: list[Any] = [
+        in_front(t, d, info.batch_size) for t, d in zip(tensors, in_dims, strict=False)
+    ]
+    shape = batched[-3].shape
+
+    def expand(t: Tensor | None) -> Tensor | None:
+        if t is not None and t.shape != shape:  # a one-element strength for each sample
+            t = t.reshape(-1, *(1 for _ in shape[1:])).expand(shape)
+        return t
+
+    outputs = op(*map(expand, batched), l1_value, l2_value)
+    if isinstance(outputs, Tensor):
+        return outputs, 0
+    return outputs, tuple(0 if o.shape == shape else None for o in outputs)
+
+
+for _name, _op in (("prox", prox), ("prox_grad", prox_grad), ("prox_grad_grad", prox_grad_grad)):
+    register_vmap(_name, lambda info, dims, *args, op=_op: _vmap(op, info, dims, *args))
 
 
 def _empty_unless(strength: Tensor | None, x: Tensor) -> Tensor:

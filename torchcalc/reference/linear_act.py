@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchcalc.reference.dropout import dropout, dropout_mask, dropout_scale
+from torchcalc.reference.dropout import dropout
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda z: z,
@@ -58,23 +59,30 @@ def derivative(c: Tensor, u: Tensor, activation: str, order: int) -> Tensor:
     return torch.as_tensor(lower(c)[0])
 
 
-def act_grad(
-    grad: Tensor,
-    saved: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    order: int,
-    threshold: int,
-    from_output: bool = False,
-) -> Tensor:
-    """mask(scale * c * F_order(u)); with ``from_output`` saved is y = scale * a, else it is u."""
-    if activation == "identity":
-        dz = grad if order == 1 else torch.zeros_like(grad)
-        return dz if seed is None else dropout(dz, seed, threshold)
-    assert saved is not None
-    scale = dropout_scale(threshold)
-    unscale = 1 / scale if from_output and scale > 0 else 1.0
-    dz = derivative(grad, saved * unscale, activation, order) * (scale * unscale ** (order - 1))
-    if seed is None:
-        return dz
-    return torch.where(dropout_mask(grad.shape, seed, threshold), dz, torch.zeros_like(dz))
+def _gelu_third(z: Tensor) -> Tensor:
+    return (z**3 - 4 * z) * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def _gelu_tanh_third(z: Tensor) -> Tensor:
+    k, c = math.sqrt(2 / math.pi), 0.044715
+    t = torch.tanh(k * (z + c * z**3))
+    w1, w2, w3 = k * (1 + 3 * c * z * z), 6 * k * c * z, 6 * k * c  # derivatives of tanh's argument
+    t2 = w2 - 2 * t * w1 * w1
+    t3 = w3 - 6 * t * w1 * w2 - 2 * w1**3 * (1 - 3 * t * t)
+    return (1 - t * t) * (1.5 * t2 + z / 2 * t3)
+
+
+def _silu_third(z: Tensor) -> Tensor:
+    s = torch.sigmoid(z)
+    p, q = s * (1 - s), 1 - 2 * s
+    return p * (q * (3 + z * q) - 2 * z * p)
+
+
+# F_3, out of operations that autograd differentiates on: where it is not 0.
+THIRD: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": _gelu_third,
+    "gelu_tanh": _gelu_tanh_third,
+    "silu": _silu_third,
+    "tanh": lambda a: torch.full_like(a, -2.0),
+    "sigmoid": lambda a: torch.full_like(a, -2.0),
+}
