@@ -106,11 +106,11 @@ def linear_act(
         dtype = autocast_dtype(x.device) if isinstance(x, Tensor) else None
         if dtype is not None:
             if isinstance(residual, Tensor) and residual.dtype != dtype:
-                y = linear_act(
+                added = linear_act(
                     x, weight, bias, activation, dropout_p=dropout_p, training=training, seed=seed
                 )
-                check_shape("linear_act", "residual", residual, tuple(y.shape), "the output's")
-                return residual + y
+                check_shape("linear_act", "residual", residual, tuple(added.shape), "the output's")
+                return residual + added
             x, weight, bias = (_autocast(t, dtype) for t in (x, weight, bias))  # type: ignore[assignment]
     threshold = 0
     if training and dropout_p != 0:
