@@ -5,6 +5,7 @@
 
 #include "common/dispatch.h"
 #include "common/macros.h"
+#include "cpu/convert.h"
 #include "math/activations.h"
 #include "math/philox.h"
 
@@ -16,17 +17,17 @@ constexpr int64_t kSegment = 1024;
 
 template <class T>
 TC_SIMD void load(opmath_t<T>* __restrict dst, const T* __restrict src, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) dst[i] = static_cast<opmath_t<T>>(src[i]);
+  for (int64_t i = 0; i < n; ++i) dst[i] = widen(src[i]);
 }
 
 template <class T>
 TC_SIMD void store(T* __restrict dst, const opmath_t<T>* __restrict src, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) dst[i] = static_cast<T>(src[i]);
+  for (int64_t i = 0; i < n; ++i) dst[i] = narrow<T>(src[i]);
 }
 
 template <class T>
 TC_SIMD void add(opmath_t<T>* __restrict dst, const T* __restrict src, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) dst[i] += static_cast<opmath_t<T>>(src[i]);
+  for (int64_t i = 0; i < n; ++i) dst[i] += widen(src[i]);
 }
 
 template <class Op>

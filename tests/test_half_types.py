@@ -1,0 +1,30 @@
+"""Conversions of the kernels between float32 and the half types: every value, every rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from torchcalc import functional
+
+HALF_TYPES = [torch.float16, torch.bfloat16]
+
+
+def every_value(dtype):
+    return torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+
+
+@pytest.mark.parametrize("half", HALF_TYPES, ids=str)
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.999])
+def test_every_value_scaled_and_rounded(half, p, device):
+    """Dropout is load, times float32, store: subnormals, ties, overflow and NaN all come up."""
+    x = every_value(half).to(device)
+    threshold = round(65536 * p)
+    scale = torch.tensor(65536 / (65536 - threshold), device=device)
+    for seed in range(4):
+        kept = functional.dropout_mask(x.shape, p, seed=seed, device=device)
+        expected = torch.where(kept, (x.float() * scale).to(half), torch.zeros_like(x))
+        y = functional.dropout(x, p, seed=seed)
+        torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+        same_bits = y.view(torch.int16) == expected.view(torch.int16)
+        assert (same_bits | y.isnan()).all()  # also the sign of zero
