@@ -31,6 +31,9 @@ STABLE_TORCH_LIBRARY(torchcalc, m) {
       "prox_grad(Tensor grad, Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) "
       "-> (Tensor dx, Tensor dl1, Tensor dl2)");
   m.def(
+      "prox_x_grad(Tensor grad, Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) "
+      "-> Tensor");
+  m.def(
       "prox_grad_grad(Tensor? cx, Tensor? c1, Tensor? c2, Tensor grad, Tensor x, Tensor? l1, "
       "Tensor? l2, float l1_value, float l2_value) "
       "-> (Tensor dgrad, Tensor dx, Tensor dl1, Tensor dl2)");

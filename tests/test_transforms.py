@@ -188,6 +188,7 @@ def _raw_calls(device):
     for lams in ((None, None, 0.1, 0.2), (l1, x.abs(), 0.0, 0.0)):
         yield ops.prox, (x, *lams)
         yield ops.prox_grad, (x + 1, x, *lams)
+        yield ops.prox_x_grad, (x + 1, x, *lams)
         yield ops.prox_grad_grad, (x, None, None, x + 1, x, *lams)
     params, grads = ([torch.randn(s, device=device) for s in ((3,), (2, 2))] for _ in range(2))
     m, n = torch.randn(9, device=device), torch.rand(9, device=device)

@@ -12,12 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import (
+    handle_torch_function,
+    has_torch_function_unary,
+    has_torch_function_variadic,
+)
 
 from torchcalc import _check
 from torchcalc._check import (
     MAX_SEED,
     autocast_dtype,
     check_floating,
+    check_number,
     check_seed,
     check_shape,
     check_size,
@@ -28,6 +34,7 @@ from torchcalc._check import (
 from torchcalc.ops import dropout as _dropout_op
 from torchcalc.ops import linear_act as _linear_act_op
 from torchcalc.ops import prox as _prox_op
+from torchcalc.ops._sharding import replicated
 
 __all__ = [
     "dropout",
@@ -39,20 +46,20 @@ __all__ = [
 ]
 
 
+def _overridden(function: Any, *args: Any, **kwargs: Any) -> Tensor:
+    # As the functions of torch.nn.functional: to torch.fx, to subclasses and modes that override
+    # functions, each of these is one function.
+    result: Tensor = handle_torch_function(function, args, *args, **kwargs)
+    return result
+
+
 def _seed(op: str, seed: Any, x: Tensor) -> Tensor:
     """The seed as a tensor; drawn by torch's generator where it is None."""
-    if type(seed) is Tensor and type(x) is Tensor:
-        return seed  # the kernel is its judge
-    if not isinstance(x, Tensor):  # torch.fx traces with stand-ins, which know no device
-        like = torch.empty_like(x, dtype=torch.int64).new_empty((1,))
-        return torch.randint_like(like, MAX_SEED) if seed is None else like.fill_(seed)
     if seed is None:
-        drawn = torch.randint(0, MAX_SEED, (1,), dtype=torch.int64, device=x.device)
-    elif isinstance(seed, Tensor):
-        drawn = seed
-    else:
-        drawn = torch.tensor([int_seed(op, seed)], dtype=torch.int64, device=x.device)
-    return drawn
+        seed = torch.randint(0, MAX_SEED, (1,), dtype=torch.int64, device=x.device)
+    elif not isinstance(seed, Tensor):
+        seed = torch.tensor([int_seed(op, seed)], dtype=torch.int64, device=x.device)
+    return seed if type(x) is Tensor else replicated(seed, x)
 
 
 def _autocast(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -102,6 +109,18 @@ def linear_act(
     Source: Hendrycks & Gimpel, "Gaussian error linear units", 2016; Elfwing et al.,
     "Sigmoid-weighted linear units", 2017 (silu).
     """
+    if has_torch_function_variadic(x, weight):
+        return _overridden(
+            linear_act,
+            x,
+            weight,
+            bias,
+            activation,
+            dropout_p=dropout_p,
+            training=training,
+            seed=seed,
+            residual=residual,
+        )
     if torch._C._is_any_autocast_enabled():
         dtype = autocast_dtype(x.device) if isinstance(x, Tensor) else None
         if dtype is not None:
@@ -113,7 +132,7 @@ def linear_act(
                 return residual + added
             x, weight, bias = (_autocast(t, dtype) for t in (x, weight, bias))  # type: ignore[assignment]
     threshold = 0
-    if training and dropout_p != 0:
+    if training and not (type(dropout_p) is float and dropout_p == 0.0):
         threshold = dropout_threshold("linear_act", "dropout_p", dropout_p)
     try:
         code = _linear_act_op.CODES[activation]
@@ -158,11 +177,11 @@ def dropout(
     Source: Srivastava et al., "Dropout", JMLR 2014; Salmon et al., "Parallel random numbers: as
     easy as 1, 2, 3", SC11 (Philox4x32-10).
     """
-    if not training or p == 0:
-        check_floating("dropout", "x", x)
-        return x
+    if has_torch_function_unary(x):
+        return _overridden(dropout, x, p, training, seed=seed)
     threshold = dropout_threshold("dropout", "p", p)
-    if threshold == 0:
+    if not training or threshold == 0:
+        check_floating("dropout", "x", x)
         return x
     try:
         y: Tensor = _dropout_op.dropout(x, _seed("dropout", seed, x), threshold)
@@ -227,6 +246,8 @@ def soft_threshold(x: Tensor, lam: Tensor | float) -> Tensor:
 
     Source: Parikh & Boyd, "Proximal algorithms", 2014, section 6.5.2.
     """
+    if has_torch_function_unary(x):
+        return _overridden(soft_threshold, x, lam)
     return _prox("soft_threshold", x, ("lam", lam), ("l2", 0.0))
 
 
@@ -237,6 +258,8 @@ def prox_l2(x: Tensor, lam: Tensor | float) -> Tensor:
 
     Source: Parikh & Boyd, "Proximal algorithms", 2014, section 2.2.
     """
+    if has_torch_function_unary(x):
+        return _overridden(prox_l2, x, lam)
     return _prox("prox_l2", x, ("l1", 0.0), ("lam", lam))
 
 
@@ -247,14 +270,25 @@ def prox_elastic_net(x: Tensor, l1: Tensor | float, l2: Tensor | float) -> Tenso
 
     Source: Parikh & Boyd, "Proximal algorithms", 2014, section 6.5.3; Zou & Hastie, 2005.
     """
+    if has_torch_function_unary(x):
+        return _overridden(prox_elastic_net, x, l1, l2)
     return _prox("prox_elastic_net", x, ("l1", l1), ("l2", l2))
+
+
+def _as_input(op: str, name: str, lam: Any, x: Tensor) -> Any:
+    if isinstance(lam, Tensor) or lam == 0:
+        return lam
+    return x.new_ones(()) * check_number(op, name, lam)
 
 
 def _prox(
     op: str, x: Tensor, l1: tuple[str, Tensor | float], l2: tuple[str, Tensor | float]
 ) -> Tensor:
     try:
-        if type(l1[1]) is type(l2[1]) is float and l1[1] >= 0 and l2[1] >= 0:
+        if torch.compiler.is_dynamo_compiling():
+            # A number that an op takes is a constant of the graph, a tensor is an input.
+            l1, l2 = ((name, _as_input(op, name, lam, x)) for name, lam in (l1, l2))
+        elif type(l1[1]) is type(l2[1]) is float and l1[1] >= 0 and l2[1] >= 0:
             y: Tensor = _prox_op.prox(x, None, None, l1[1], l2[1])
             return y
         check_floating(op, "x", x)

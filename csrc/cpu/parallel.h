@@ -4,9 +4,11 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "cpu/segment.h"
+#include "ops/args.h"
 
 namespace torchcalc::cpu {
 
@@ -27,6 +29,52 @@ void for_each_segment(int64_t begin, int64_t end, MakeState make_state, F f) {
                                   f(state, i, std::min(kSegment, end - i));
                                 }
                               });
+}
+
+// stage(in, out, n) over segments of elementwise inputs and results, in parallel: arrays of
+// pointers to n elements each, in op-math type. An input may be one number for all elements, and a
+// result may be null: it goes nowhere.
+template <class T, class Op, size_t Ins, size_t Outs, class Stage>
+void map_segments(int64_t total, const std::array<Strength<T, Op>, Ins>& inputs,
+                  const std::array<T*, Outs>& results, Stage stage) {
+  constexpr bool kInPlace = std::is_same_v<T, Op>;  // no conversion: the arrays themselves
+  struct Buffers {
+    alignas(64) Op in[Ins][kSegment];
+    alignas(64) Op out[Outs][kSegment];
+
+    Buffers(const std::array<Strength<T, Op>, Ins>& inputs, int64_t n) {
+      for (size_t k = 0; k < Ins; ++k) {
+        if (!inputs[k].for_each) std::fill_n(in[k], n, inputs[k][0]);
+      }
+    }
+  };
+  for_each_segment(
+      0, total, [&] { return Buffers(inputs, std::min(total, kSegment)); },
+      [&](Buffers& buffers, int64_t i, int64_t n) {
+        std::array<const Op*, Ins> in;
+        std::array<Op*, Outs> out;
+        for (size_t k = 0; k < Ins; ++k) {
+          in[k] = buffers.in[k];
+          if (!inputs[k].for_each) continue;
+          if constexpr (kInPlace) {
+            in[k] = inputs[k].data + i;
+          } else {
+            load(buffers.in[k], inputs[k].data + i, n);
+          }
+        }
+        for (size_t k = 0; k < Outs; ++k) {
+          out[k] = buffers.out[k];
+          if constexpr (kInPlace) {
+            if (results[k]) out[k] = results[k] + i;
+          }
+        }
+        stage(in, out, n);
+        if constexpr (!kInPlace) {
+          for (size_t k = 0; k < Outs; ++k) {
+            if (results[k]) store(results[k] + i, out[k], n);
+          }
+        }
+      });
 }
 
 // The CPU needs no device guard.

@@ -31,5 +31,6 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
   m.impl("prox", TORCH_BOX(&torchcalc::prox<torchcalc::cuda::Cuda>));
   m.impl("prox_grad", TORCH_BOX(&torchcalc::prox_grad<torchcalc::cuda::Cuda>));
+  m.impl("prox_x_grad", TORCH_BOX(&torchcalc::prox_x_grad<torchcalc::cuda::Cuda>));
   m.impl("prox_grad_grad", TORCH_BOX(&torchcalc::prox_grad_grad<torchcalc::cuda::Cuda>));
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "math/elementary.h"
 
@@ -12,6 +13,15 @@
 //   VJP of value:   dz = d<1>(c, u)
 //   VJP of d<1>:    dc = d<1>(c', u),   du = d<2>(c' * c, u)
 namespace torchcalc::math {
+
+// z, but where it is finite no farther from 0 than where the derivatives of gelu, gelu_tanh have
+// reached their limits: none of their factors overflows then. Infinities and NaN stay.
+template <class T>
+TC_HD T within_reach(T z) {
+  constexpr T kReach = 64, kLargest = std::numeric_limits<T>::max();
+  z = z > kReach && z <= kLargest ? kReach : z;
+  return z < -kReach && z >= -kLargest ? -kReach : z;
+}
 
 // The order is the numbering of the ops' `activation` argument; names as in Python.
 enum class Activation : int64_t { kIdentity, kRelu, kGelu, kGeluTanh, kSilu, kTanh, kSigmoid };
@@ -50,6 +60,7 @@ struct Gelu {
   }
   template <int Order, class T>
   static TC_HD T d(T c, T z) {
+    if constexpr (Order == 2) z = within_reach(z);
     const auto [cdf, pdf] = normal(z);
     return c * (Order == 1 ? cdf + z * pdf : (T(2) - z * z) * pdf);
   }
@@ -71,6 +82,7 @@ struct GeluTanh {
   }
   template <int Order, class T>
   static TC_HD T d(T c, T z) {
+    z = within_reach(z);
     const T t = inner_tanh(z);
     const T sech2 = T(1) - t * t;
     const T dw = T(kScale) * (T(1) + T(3 * kCubic) * z * z);

@@ -52,11 +52,6 @@ struct Strength {
   TC_HD Op operator[](int64_t i) const {
     return data ? static_cast<Op>(data[for_each ? i : 0]) : value;
   }
-
-  // The same with one element for all read into the number: a loop over it vectorises. Host only.
-  Strength hoisted() const {
-    return data && !for_each ? Strength{nullptr, false, static_cast<Op>(*data)} : *this;
-  }
 };
 
 // Arrays have n elements. An input that may be null stands for zeros, an output for one not wanted.

@@ -99,17 +99,20 @@ LinearActResult linear_act_into(const char* op, const Tensor& x, const Tensor& w
 }
 
 template <class Device>
-Tensor linear_act(Tensor x, Tensor weight, OptionalTensor bias, OptionalTensor residual,
-                  OptionalTensor seed, int64_t activation, int64_t threshold) {
+Tensor linear_act(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                  const OptionalTensor& residual, const OptionalTensor& seed, int64_t activation,
+                  int64_t threshold) {
   return linear_act_into<Device>("linear_act", x, weight, bias, residual, seed, activation,
                                  threshold, false)
       .y;
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor> linear_act_keep(Tensor x, Tensor weight, OptionalTensor bias,
-                                           OptionalTensor residual, OptionalTensor seed,
-                                           int64_t activation, int64_t threshold) {
+std::tuple<Tensor, Tensor> linear_act_keep(const Tensor& x, const Tensor& weight,
+                                           const OptionalTensor& bias,
+                                           const OptionalTensor& residual,
+                                           const OptionalTensor& seed, int64_t activation,
+                                           int64_t threshold) {
   const auto [y, kept] = linear_act_into<Device>("linear_act_keep", x, weight, bias, residual, seed,
                                                  activation, threshold, true);
   return {y, *kept};
@@ -166,16 +169,17 @@ ActGradResult act_grad_into(const char* op, const Tensor& grad, const OptionalTe
 }
 
 template <class Device>
-Tensor act_grad(Tensor grad, OptionalTensor saved, OptionalTensor seed, int64_t activation,
-                int64_t order, int64_t threshold, bool scaled) {
+Tensor act_grad(const Tensor& grad, const OptionalTensor& saved, const OptionalTensor& seed,
+                int64_t activation, int64_t order, int64_t threshold, bool scaled) {
   return act_grad_into<Device>("act_grad", grad, saved, seed, activation, order, threshold, scaled,
                                false)
       .dz;
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor> act_bias_grad(Tensor grad, OptionalTensor saved, OptionalTensor seed,
-                                         int64_t activation, int64_t threshold, bool scaled) {
+std::tuple<Tensor, Tensor> act_bias_grad(const Tensor& grad, const OptionalTensor& saved,
+                                         const OptionalTensor& seed, int64_t activation,
+                                         int64_t threshold, bool scaled) {
   const auto [dz, dbias] = act_grad_into<Device>("act_bias_grad", grad, saved, seed, activation, 1,
                                                  threshold, scaled, true);
   return {dz, *dbias};

@@ -57,13 +57,9 @@ struct ProxInputs {
   }
 };
 
-template <class T>
-T* data_if(const Tensor& t, bool wanted) {
-  return wanted ? static_cast<T*>(t.data_ptr()) : nullptr;
-}
-
 template <class Device>
-Tensor prox(Tensor x, OptionalTensor l1, OptionalTensor l2, double l1_value, double l2_value) {
+Tensor prox(const Tensor& x, const OptionalTensor& l1, const OptionalTensor& l2, double l1_value,
+            double l2_value) {
   const ProxInputs in("prox", x, l1, l2, l1_value, l2_value);
   const typename Device::Guard guard(in.x);
   const Tensor y = in.result();
@@ -80,58 +76,73 @@ Tensor prox(Tensor x, OptionalTensor l1, OptionalTensor l2, double l1_value, dou
   return y;
 }
 
+// dx [, dl1, dl2] into what there is memory for.
 template <class Device>
-std::tuple<Tensor, Tensor, Tensor> prox_grad(Tensor grad, Tensor x, OptionalTensor l1,
-                                             OptionalTensor l2, double l1_value, double l2_value) {
-  const ProxInputs in("prox_grad", x, l1, l2, l1_value, l2_value);
+void prox_grad_into(const ProxInputs& in, const Tensor& grad, const Tensor& dx, const Tensor* dl1,
+                    const Tensor* dl2) {
   const OptionalTensor g = in.like_x(grad, "grad");
-  const typename Device::Guard guard(in.x);
-  const bool want1 = l1.has_value(), want2 = l2.has_value();
-  const Tensor dx = in.result(), dl1 = in.result(want1), dl2 = in.result(want2);
-  if (in.x.numel() == 0) return {dx, dl1, dl2};
+  if (in.x.numel() == 0) return;
   dispatch_dtype(in.x.scalar_type(), in.op, [&]<class T>(std::type_identity<T>) {
     Device::prox_grad(ProxGradArgs<T, opmath_t<T>>{
         .grad = data_or_null<const T>(g),
         .x = static_cast<const T*>(in.x.data_ptr()),
-        .l1 = in.strength<T>(in.l1, l1_value),
-        .l2 = in.strength<T>(in.l2, l2_value),
+        .l1 = in.strength<T>(in.l1, in.l1_value),
+        .l2 = in.strength<T>(in.l2, in.l2_value),
         .dx = static_cast<T*>(dx.data_ptr()),
-        .dl1 = data_if<T>(dl1, want1),
-        .dl2 = data_if<T>(dl2, want2),
+        .dl1 = dl1 ? static_cast<T*>(dl1->data_ptr()) : nullptr,
+        .dl2 = dl2 ? static_cast<T*>(dl2->data_ptr()) : nullptr,
         .n = in.x.numel(),
     });
   });
-  return {dx, dl1, dl2};
 }
 
 template <class Device>
-std::tuple<Tensor, Tensor, Tensor, Tensor> prox_grad_grad(OptionalTensor cx, OptionalTensor c1,
-                                                          OptionalTensor c2, Tensor grad, Tensor x,
-                                                          OptionalTensor l1, OptionalTensor l2,
-                                                          double l1_value, double l2_value) {
-  const ProxInputs in("prox_grad_grad", x, l1, l2, l1_value, l2_value);
-  cx = in.like_x(cx, "cx");
-  c1 = in.like_x(c1, "c1");
-  c2 = in.like_x(c2, "c2");
-  const OptionalTensor g = in.like_x(grad, "grad");
+std::tuple<Tensor, Tensor, Tensor> prox_grad(const Tensor& grad, const Tensor& x,
+                                             const OptionalTensor& l1, const OptionalTensor& l2,
+                                             double l1_value, double l2_value) {
+  const ProxInputs in("prox_grad", x, l1, l2, l1_value, l2_value);
   const typename Device::Guard guard(in.x);
-  const bool want1 = l1.has_value(), want2 = l2.has_value();
+  const Tensor dx = in.result(), dl1 = in.result(!!l1), dl2 = in.result(!!l2);
+  prox_grad_into<Device>(in, grad, dx, l1 ? &dl1 : nullptr, l2 ? &dl2 : nullptr);
+  return {dx, dl1, dl2};
+}
+
+// dx alone: all that there is to know where the strengths are numbers, or no parameters.
+template <class Device>
+Tensor prox_x_grad(const Tensor& grad, const Tensor& x, const OptionalTensor& l1,
+                   const OptionalTensor& l2, double l1_value, double l2_value) {
+  const ProxInputs in("prox_x_grad", x, l1, l2, l1_value, l2_value);
+  const typename Device::Guard guard(in.x);
+  const Tensor dx = in.result();
+  prox_grad_into<Device>(in, grad, dx, nullptr, nullptr);
+  return dx;
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> prox_grad_grad(
+    const OptionalTensor& cx, const OptionalTensor& c1, const OptionalTensor& c2,
+    const Tensor& grad, const Tensor& x, const OptionalTensor& l1, const OptionalTensor& l2,
+    double l1_value, double l2_value) {
+  const ProxInputs in("prox_grad_grad", x, l1, l2, l1_value, l2_value);
+  const OptionalTensor dense_cx = in.like_x(cx, "cx"), dense_c1 = in.like_x(c1, "c1"),
+                       dense_c2 = in.like_x(c2, "c2"), dense_grad = in.like_x(grad, "grad");
+  const typename Device::Guard guard(in.x);
   const Tensor dgrad = in.result(), dx = in.result();
-  const Tensor dl1 = in.result(want1), dl2 = in.result(want2);
+  const Tensor dl1 = in.result(!!l1), dl2 = in.result(!!l2);
   if (in.x.numel() == 0) return {dgrad, dx, dl1, dl2};
   dispatch_dtype(in.x.scalar_type(), in.op, [&]<class T>(std::type_identity<T>) {
     Device::prox_grad_grad(ProxGradGradArgs<T, opmath_t<T>>{
-        .cx = data_or_null<const T>(cx),
-        .c1 = data_or_null<const T>(c1),
-        .c2 = data_or_null<const T>(c2),
-        .grad = data_or_null<const T>(g),
+        .cx = data_or_null<const T>(dense_cx),
+        .c1 = data_or_null<const T>(dense_c1),
+        .c2 = data_or_null<const T>(dense_c2),
+        .grad = data_or_null<const T>(dense_grad),
         .x = static_cast<const T*>(in.x.data_ptr()),
         .l1 = in.strength<T>(in.l1, l1_value),
         .l2 = in.strength<T>(in.l2, l2_value),
         .dgrad = static_cast<T*>(dgrad.data_ptr()),
         .dx = static_cast<T*>(dx.data_ptr()),
-        .dl1 = data_if<T>(dl1, want1),
-        .dl2 = data_if<T>(dl2, want2),
+        .dl1 = l1 ? static_cast<T*>(dl1.data_ptr()) : nullptr,
+        .dl2 = l2 ? static_cast<T*>(dl2.data_ptr()) : nullptr,
         .n = in.x.numel(),
     });
   });

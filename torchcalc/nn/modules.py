@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,11 +12,12 @@ from torchcalc._check import check_number, dropout_threshold
 from torchcalc.ops.linear_act import ACTIVATIONS
 
 
-class LinearAct(torch.nn.Linear):
+class LinearAct(torch.nn.Module):
     r"""y = residual + dropout(f(x W^T + b)): ``torch.nn.Linear`` with a fused epilogue.
 
-    Parameters, their initialisation and the ``state_dict`` are nn.Linear's. See
-    :func:`torchcalc.functional.linear_act` for shapes and errors.
+    Parameters, attributes, initialisation and the ``state_dict`` are nn.Linear's. It is no instance
+    of nn.Linear: what merges or replaces linear layers would take it for one without an activation.
+    See :func:`torchcalc.functional.linear_act` for shapes and errors.
 
     Args:
         in_features, out_features, bias, device, dtype: as for ``torch.nn.Linear``.
@@ -42,9 +45,20 @@ class LinearAct(torch.nn.Linear):
                 f"LinearAct: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
             )
         dropout_threshold("LinearAct", "dropout_p", dropout_p)
-        super().__init__(in_features, out_features, bias, device, dtype)
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
         self.activation = activation
         self.dropout_p = dropout_p
+        empty = partial(torch.empty, device=device, dtype=dtype)
+        self.weight = torch.nn.Parameter(empty(out_features, in_features))
+        self.bias: torch.nn.Parameter | None
+        self.register_parameter("bias", torch.nn.Parameter(empty(out_features)) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialises weight and bias as ``torch.nn.Linear`` does."""
+        torch.nn.Linear.reset_parameters(self)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return functional.linear_act(
@@ -58,7 +72,11 @@ class LinearAct(torch.nn.Linear):
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, activation={self.activation!r}, dropout_p={self.dropout_p}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, activation={self.activation!r}, "
+            f"dropout_p={self.dropout_p}"
+        )
 
 
 class Dropout(torch.nn.Module):

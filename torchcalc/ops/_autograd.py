@@ -2,14 +2,15 @@
 
 ``register`` puts a derivative under an op's dispatch key Autograd. So eager mode, functorch,
 Dynamo, export and tensor subclasses all see one op with one meaning, and nothing asks who is
-looking. The callable that it returns takes a short cut where that means the same: it enters the
-derivative, or the op below autograd where nothing is recorded, without a way through the dispatcher
-and Python.
+looking. The callable that it returns takes a short cut where that means the same: plain tensors,
+and nobody but autograd between the call and the kernel.
 """
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,42 +19,56 @@ from torch._C import _functorch
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
+from torchcalc.ops import _sharding
+from torchcalc.ops._library import NATIVE
+
 Outputs = Tensor | tuple[Tensor, ...]
 
 _C = torch._C
 _KERNELS = torch.library.Library("torchcalc", "IMPL")  # type: ignore[no-untyped-call]
-_AUTOGRAD = _C.DispatchKey.AutogradCPU  # excluded together with those of all other devices
 
-# Where the dispatcher has nothing but autograd to do: plain tensors, and in the thread's state what
-# it starts with, so no mode, no tracing and no functorch transform.
-_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float, list, tuple})
-_QUIET = (
-    _C.DispatchKeySet(_C.DispatchKey.BackendSelect).add(_C.DispatchKey.ADInplaceOrView).raw_repr()
+
+def _keys(*keys: Any) -> Any:
+    keyset = _C.DispatchKeySet(keys[0])
+    for key in keys[1:]:
+        keyset = keyset.add(key)
+    return keyset
+
+
+_Key = _C.DispatchKey
+_AUTOGRAD = _Key.AutogradCPU  # excluded together with those of all other devices
+
+# The thread's state where no mode, tracing or functorch transform wants to see the ops: what it
+# starts with, and the same in inference mode. And arguments that are no subclass of Tensor.
+_QUIET = frozenset(
+    keys.raw_repr()
+    for keys in (_keys(_Key.BackendSelect, _Key.ADInplaceOrView), _keys(_Key.BackendSelect))
 )
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float, list, tuple})
 
 
-def _is_quiet(args: tuple[Any, ...]) -> bool:
-    return (
-        _PLAIN.issuperset(map(type, args))
-        and _C._dispatch_tls_local_include_set().raw_repr() == _QUIET
-        and not _C._is_torch_function_mode_enabled()
-    )
+class Kernels:
+    """The ops below autograd, as attributes: what ``how`` makes of each.
+
+    ``save_for_forward(ctx, *tensors)`` is ``ctx.save_for_forward``, which takes its time, where
+    there may be forward mode.
+    """
+
+    def __init__(self, how: Callable[[Any], Callable[..., Any]], anywhere: bool = False) -> None:
+        self._how = how
+        self._anywhere = anywhere
+
+    def save_for_forward(self, ctx: Any, *tensors: Tensor | None) -> None:
+        if self._anywhere or forward_ad._current_level >= 0:
+            ctx.save_for_forward(*tensors)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = self._how(getattr(torch.ops.torchcalc, name).default)
+        setattr(self, name, call)
+        return call
 
 
-def _is_recorded(args: tuple[Any, ...]) -> bool:
-    """Whether autograd has anything to do; known for sure only where it is quiet."""
-    return forward_ad._current_level >= 0 or (
-        torch.is_grad_enabled() and _C._any_requires_grad(*args)
-    )
-
-
-def native(name: str) -> Any:
-    """The op, with no more than the dispatcher around it."""
-    return getattr(torch.ops.torchcalc, name).default._op
-
-
-def below(op: Callable[..., Any], *args: Any) -> Any:
-    """What the op does below autograd; how a Function's forward calls it."""
+def _below_autograd(op: Callable[..., Any], *args: Any) -> Any:
     if _C._are_functorch_transforms_active():
         # A Function's forward runs with both modes off for the levels of all transforms; at the
         # outer ones the op is still to be recorded, or nested transforms are silently wrong.
@@ -67,55 +82,151 @@ def below(op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
 
 
-NATIVE = {"cpu", "meta"}  # device types with kernels; meta's are the fake ones
+def _straight_to(backend: Any) -> Kernels:
+    # Past every key but those of lazy negation and zeros, which plain tensors may have.
+    keyset = _keys(backend, _Key.Negative, _Key.ZeroTensor)
+    return Kernels(lambda op: partial(op._handle.redispatch_boxed, keyset))
+
+
+_ANYWHERE = Kernels(lambda op: partial(_below_autograd, op._op), anywhere=True)
+_ON_CPU, _ON_CUDA = _straight_to(_Key.CPU), _straight_to(_Key.CUDA)
+
+
+class Function:
+    """A derivative: ``forward``, ``backward`` and ``tangents``, as static methods.
+
+    ``forward(ctx, *args, kernels)`` is the op's value, from ``kernels``, which has the ops below
+    autograd. ``tangents(ctx, saved, *tangents)`` is the forward-mode rule, ``saved`` what forward
+    gave ``kernels.save_for_forward``. It and ``backward(ctx, *cotangents)`` call ops.
+
+    Each of its ``record`` methods applies it as an autograd Function: as ``apply``, but without
+    what that does for Functions that are to be transformed themselves; here the ops are.
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    tangents: Callable[..., Any]
+
+    @classmethod
+    def record_on(cls, kernels: Kernels) -> Callable[..., Any]:
+        body = {
+            "forward": staticmethod(partial(cls.forward, kernels=kernels)),
+            "backward": staticmethod(cls.backward),
+            "jvp": staticmethod(_as_jvp(cls.tangents)),
+            "__module__": cls.__module__,
+        }
+        function = types.new_class(
+            cls.__name__, (torch.autograd.Function,), exec_body=lambda space: space.update(body)
+        )
+        record: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+        return record
 
 
 def register(
-    name: str, derivative: Callable[..., Any], reference: Callable[..., Any] | None = None
+    name: str,
+    derivative: type[Function] | Callable[..., Any],
+    reference: Callable[..., Any] | None = None,
+    *,
+    first: bool = False,
 ) -> Callable[..., Any]:
-    """Makes ``derivative(*args)``, the op's value as autograd sees it, the op's derivative.
+    """Gives an op its derivative.
 
     Args:
         name: of the op, in ``torch.ops.torchcalc``.
-        derivative: a ``Function``'s ``record``, or a function made of differentiable ops.
+        derivative: a ``Function``; or a function made of differentiable ops, of the op's value.
         reference: the op in plain PyTorch, which runs, and is differentiated, on devices without
             kernels. The op's first argument is a tensor then.
+        first: the op is the first of the Function's outputs.
 
     Returns:
         The op, to be called by the rest of torchcalc.
     """
     overload = getattr(torch.ops.torchcalc, name).default
-    op = native(name)
+
+    def record_on(kernels: Kernels) -> Callable[..., Any]:
+        if not (isinstance(derivative, type) and issubclass(derivative, Function)):
+            return derivative
+        record = derivative.record_on(kernels)
+        return _first_of(record) if first else record
+
+    record_anywhere = _within_transforms(record_on(_ANYWHERE))
 
     def record(*args: Any) -> Any:
         if reference is not None and args[0].device.type not in NATIVE:
             return reference(*args)
-        return derivative(*args)
+        return record_anywhere(*args)
 
-    def autograd_kernel(*args: Any) -> Any:
-        # The graphs that torch.compile makes come through here, mostly with nothing to record.
-        if _is_quiet(args) and not _is_recorded(args):
-            with _C._AutoDispatchBelowAutograd():
-                return op(*args)
-        return record(*args)
+    on_cpu, on_cuda = (
+        (record_on(kernels), getattr(kernels, name)) for kernels in (_ON_CPU, _ON_CUDA)
+    )
 
-    implement(name, autograd_kernel, "Autograd")
+    def with_short_cut(otherwise: Callable[..., Any]) -> Callable[..., Any]:
+        # A call costs no more than PyTorch's own if little is looked up on its way.
+        is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+        is_plain, tls_included = _PLAIN.issuperset, _C._dispatch_tls_local_include_set
+        is_function_mode, is_profiler = (
+            _C._is_torch_function_mode_enabled,
+            _C._autograd._profiler_enabled,
+        )
+        is_grad_enabled, any_requires_grad = torch.is_grad_enabled, _C._any_requires_grad
+        is_excluded = _C._dispatch_tls_is_dispatch_key_excluded
+        has_cuda = "cuda" in NATIVE
+        # An argument that is always a tensor.
+        types = [str(argument.type) for argument in overload._schema.arguments]
+        where = types.index("Tensor")
+
+        def call(*args: Any) -> Any:
+            if is_dynamo_compiling():  # a constant to Dynamo, in its own frames only
+                if reference is not None and forward_ad._current_level >= 0:
+                    # Entered by the graph: where that is run as it is, nothing says so.
+                    return reference(*args)
+                return overload(*args)
+            if (
+                is_plain(map(type, args))
+                and tls_included().raw_repr() in _QUIET
+                and not (is_function_mode() or is_profiler())
+            ):
+                x = args[where]
+                if x.is_cpu:
+                    record, kernel = on_cpu
+                elif has_cuda and x.is_cuda:
+                    record, kernel = on_cuda
+                else:
+                    return otherwise(*args)
+                if forward_ad._current_level < 0 and not (
+                    is_grad_enabled() and any_requires_grad(*args)
+                ):
+                    return kernel(*args)
+                if not is_excluded(_AUTOGRAD):
+                    return record(*args)
+            _sharding.prepare()
+            return otherwise(*args)
+
+        return call
+
+    # The graphs that torch.compile makes come to the op itself, mostly with nothing to record.
+    implement(name, with_short_cut(record), "Autograd")
     if reference is not None:
         implement(name, reference, "CompositeExplicitAutograd")
+    return with_short_cut(overload._op)
 
-    def call(*args: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling():  # a constant to Dynamo, in its own frames only
-            return overload(*args)
-        if not _is_quiet(args):
-            return op(*args)
-        if not _is_recorded(args):
-            with _C._AutoDispatchBelowAutograd():
-                return op(*args)
-        if _C._dispatch_tls_is_dispatch_key_excluded(_AUTOGRAD):
-            return op(*args)
+
+def _within_transforms(record: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(*args: Any) -> Any:
+        if _C._are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                return record(*args)
         return record(*args)
 
-    return call
+    return recorded
+
+
+def _first_of(record: Callable[..., Any]) -> Callable[..., Any]:
+    def first(*args: Any) -> Any:
+        outputs = record(*args)
+        return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+    return first
 
 
 def implement(name: str, kernel: Callable[..., Any], key: str) -> None:
@@ -126,30 +237,6 @@ def implement(name: str, kernel: Callable[..., Any], key: str) -> None:
 def register_vmap(name: str, rule: Callable[..., Any]) -> None:
     """``rule(info, in_dims, *args)`` as for ``torch.library.register_vmap``."""
     torch.library.register_vmap(f"torchcalc::{name}", rule, lib=_KERNELS)
-
-
-class Function(torch.autograd.Function):
-    """``forward(ctx, *args)``, ``backward`` and ``tangents(ctx, saved, *tangents)``.
-
-    ``tangents`` is the forward-mode rule, ``saved`` what ``ctx.save_for_forward`` was given. All
-    three call ops. ``record`` applies the Function: as ``apply``, but without what that does for
-    Functions that have a ``setup_context`` or are to be transformed themselves; here the ops are.
-    """
-
-    record: Callable[..., Any]
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.jvp = staticmethod(_as_jvp(cls.__dict__["tangents"].__func__))  # type: ignore[method-assign]
-        apply = super(torch.autograd.Function, cls).apply  # type: ignore[misc]
-
-        def record(*args: Any) -> Any:
-            if _C._are_functorch_transforms_active():
-                with enable_single_level_autograd_function():
-                    return apply(*args)
-            return apply(*args)
-
-        cls.record = staticmethod(record)
 
 
 def _as_jvp(rule: Callable[..., Any]) -> Callable[..., Any]:

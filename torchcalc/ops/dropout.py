@@ -10,27 +10,24 @@ from torch import Tensor
 from torchcalc import _check
 from torchcalc.ops._autograd import (
     Function,
-    below,
+    Kernels,
     implement,
-    native,
     register,
     register_vmap,
     vmap_by_loop,
 )
 from torchcalc.reference import dropout as reference
 
-_DROPOUT = native("dropout")
-
 
 class _Dropout(Function):
     """Linear in x: forward, backward and jvp are the same op with the same mask."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, seed: Tensor, threshold: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, seed: Tensor, threshold: int, *, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(seed)
-        ctx.save_for_forward(seed)
+        kernels.save_for_forward(ctx, seed)
         ctx.threshold = threshold
-        y: Tensor = below(_DROPOUT, x, seed, threshold)
+        y: Tensor = kernels.dropout(x, seed, threshold)
         return y
 
     @staticmethod
@@ -44,7 +41,7 @@ class _Dropout(Function):
 
 
 # dropout(x, seed, threshold), with threshold = round(65536 p) > 0 and seed one int64 element.
-dropout = register("dropout", _Dropout.record, reference.dropout)
+dropout = register("dropout", _Dropout, reference.dropout)
 
 
 def _mask(shape: list[int], seed: Tensor, threshold: int) -> Tensor:

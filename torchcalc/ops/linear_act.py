@@ -15,9 +15,8 @@ from torch.utils.flop_counter import register_flop_formula
 from torchcalc import _check
 from torchcalc.ops._autograd import (
     Function,
-    below,
+    Kernels,
     in_front,
-    native,
     register,
     register_vmap,
     vmap_by_loop,
@@ -31,9 +30,6 @@ ACTIVATIONS = tuple(reference.ACTIVATIONS)
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 _IDENTITY = CODES["identity"]
 _FROM_OUTPUT = frozenset(CODES[name] for name in reference.FROM_OUTPUT)
-
-_LINEAR_ACT, _LINEAR_ACT_KEEP = native("linear_act"), native("linear_act_keep")
-_ACT_GRAD = native("act_grad")
 
 # Orders of the derivative that have a kernel; the next is plain PyTorch, which differentiates on.
 _KERNEL_ORDERS = 2
@@ -59,12 +55,17 @@ class _ActGrad(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, saved: Tensor | None, seed: Tensor | None, *options: Any
+        ctx: Any,
+        grad: Tensor,
+        saved: Tensor | None,
+        seed: Tensor | None,
+        *options: Any,
+        kernels: Kernels,
     ) -> Tensor:
         ctx.save_for_backward(grad, saved, seed)
-        ctx.save_for_forward(grad, saved, seed)
+        kernels.save_for_forward(ctx, grad, saved, seed)
         ctx.options = options
-        dz: Tensor = below(_ACT_GRAD, grad, saved, seed, *options)
+        dz: Tensor = kernels.act_grad(grad, saved, seed, *options)
         return dz
 
     @staticmethod
@@ -92,7 +93,7 @@ class _ActGrad(Function):
         return t_dz
 
 
-_act_grad = register("act_grad", _ActGrad.record)
+_act_grad = register("act_grad", _ActGrad)
 
 
 def act_grad(
@@ -149,17 +150,19 @@ class _LinearAct(Function):
         seed: Tensor | None,
         activation: int,
         threshold: int,
+        *,
+        kernels: Kernels,
     ) -> Tensor | tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.options = activation, threshold
         ctx.keeps = _keeps(activation, residual)
-        op = _LINEAR_ACT_KEEP if ctx.keeps else _LINEAR_ACT
-        outputs = below(op, x, weight, bias, residual, seed, activation, threshold)
+        op = kernels.linear_act_keep if ctx.keeps else kernels.linear_act
+        outputs = op(x, weight, bias, residual, seed, activation, threshold)
         saved = outputs[1] if ctx.keeps else outputs if activation != _IDENTITY else None
         # x and weight are kept only for the gradients that need them, as F.linear does.
         need_x, need_weight = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if need_weight else None, weight if need_x else None, saved, seed)
-        ctx.save_for_forward(x, weight, saved, seed)
+        kernels.save_for_forward(ctx, x, weight, saved, seed)
         return outputs  # type: ignore[no-any-return]
 
     @staticmethod
@@ -218,12 +221,6 @@ class _LinearAct(Function):
         return t_y, t_z
 
 
-def _y_of_record(*args: Any) -> Tensor:
-    outputs = _LinearAct.record(*args)
-    y: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
-    return y
-
-
 def _reference(
     x: Tensor,
     weight: Tensor,
@@ -239,9 +236,9 @@ def _reference(
 
 
 # linear_act(x, weight, bias, residual, seed, activation, threshold) -> y
-linear_act = register("linear_act", _y_of_record, _reference)
+linear_act = register("linear_act", _LinearAct, _reference, first=True)
 # The same -> (y, kept), for those arguments whose derivative needs more than y.
-linear_act_keep = register("linear_act_keep", _LinearAct.record)
+linear_act_keep = register("linear_act_keep", _LinearAct)
 
 
 def _vmap_linear_act(op: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:

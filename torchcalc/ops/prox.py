@@ -7,38 +7,19 @@ gradients; the kernels leave those of one-element strengths to be summed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchcalc.ops._autograd import (
     Function,
-    below,
+    Kernels,
     in_front,
-    native,
     register,
     register_vmap,
 )
 from torchcalc.reference import prox as reference
-
-
-class _Elementwise(Function):
-    """What both have in common. Inputs: tensors, x, l1, l2 (tensors or None), two numbers."""
-
-    op: ClassVar[Callable[..., Any]]
-
-    @classmethod
-    def call(cls, ctx: Any, *args: Any) -> Any:
-        *tensors, ctx.l1_value, ctx.l2_value = args
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        return below(cls.op, *args)
-
-    @staticmethod
-    def tangents(ctx: Any, saved: Any, *tangents: Any) -> Any:
-        raise NotImplementedError
 
 
 def _sum_to(grad: Tensor, strength: Tensor | None) -> Tensor | None:
@@ -85,18 +66,20 @@ def _prox_grad_grad(*args: Any) -> tuple[Tensor, ...]:
     )
 
 
-class _ProxGrad(_Elementwise):
+class _ProxGrad(Function):
     """(dx, dl1, dl2) = cotangents of prox, elementwise; linear in grad.
 
     With H the Hessian of the scalar prox in (x, l1, l2), both its VJP and its JVP with respect to
     them are grad * H times a vector: one kernel serves both.
     """
 
-    op = native("prox_grad")
-
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:
-        return _ProxGrad.call(ctx, *args)
+    def forward(ctx: Any, *args: Any, kernels: Kernels) -> Any:
+        *tensors, ctx.l1_value, ctx.l2_value = args
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        kernels.save_for_forward(ctx, *tensors)
+        return kernels.prox_grad(*args)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
@@ -128,21 +111,33 @@ class _ProxGrad(_Elementwise):
         return tuple(tangents)
 
 
-class _Prox(_Elementwise):
+class _Prox(Function):
     """y = S(x, l1) / (1 + l2)."""
 
-    op = native("prox")
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        l1: Tensor | None,
+        l2: Tensor | None,
+        l1_value: float,
+        l2_value: float,
+        *,
+        kernels: Kernels,
+    ) -> Tensor:
+        ctx.save_for_backward(x, l1, l2)
+        kernels.save_for_forward(ctx, x, l1, l2)
+        ctx.values = l1_value, l2_value
+        y: Tensor = kernels.prox(x, l1, l2, l1_value, l2_value)
+        return y
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:
-        return _Prox.call(ctx, *args)
-
-    @staticmethod
-    def backward(ctx: Any, c_y: Tensor | None) -> tuple[Any, ...]:
-        if c_y is None:
-            return (None,) * 5
+    def backward(ctx: Any, c_y: Tensor) -> tuple[Any, ...]:
         x, l1, l2 = ctx.saved_tensors
-        dx, dl1, dl2 = prox_grad(c_y, x, l1, l2, ctx.l1_value, ctx.l2_value)
+        _, need_l1, need_l2, _, _ = ctx.needs_input_grad
+        if not (need_l1 or need_l2):
+            return prox_x_grad(c_y, x, l1, l2, *ctx.values), None, None, None, None
+        dx, dl1, dl2 = prox_grad(c_y, x, l1, l2, *ctx.values)
         return dx, _sum_to(dl1, l1), _sum_to(dl2, l2), None, None
 
     @staticmethod
@@ -157,7 +152,7 @@ class _Prox(_Elementwise):
         x, l1, l2 = saved
         along = t_x, _expand(t_l1, x), _expand(t_l2, x)
         # The gradient of prox_grad with respect to grad, along which it is linear.
-        t_y: Tensor = prox_grad_grad(*along, x, x, l1, l2, ctx.l1_value, ctx.l2_value)[0]
+        t_y: Tensor = prox_grad_grad(*along, x, x, l1, l2, *ctx.values)[0]
         return t_y
 
 
@@ -168,9 +163,11 @@ def _reference_prox(
 
 
 # prox(x, l1, l2, l1_value, l2_value) -> y; the numbers count where there is no tensor.
-prox = register("prox", _Prox.record, _reference_prox)
+prox = register("prox", _Prox, _reference_prox)
 # prox_grad(grad, x, l1, l2, l1_value, l2_value) -> (dx, dl1, dl2)
-prox_grad = register("prox_grad", _ProxGrad.record)
+prox_grad = register("prox_grad", _ProxGrad)
+# The same, but for dx alone.
+prox_x_grad = register("prox_x_grad", lambda *args: prox_grad(*args)[0])
 # prox_grad_grad(cx, c1, c2, grad, x, l1, l2, l1_value, l2_value) -> (dgrad, dx, dl1, dl2)
 prox_grad_grad = register("prox_grad_grad", _prox_grad_grad)
 
@@ -193,7 +190,12 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: Any, *args: Any) -> tuple[
     return outputs, tuple(0 if o.shape == shape else None for o in outputs)
 
 
-for _name, _op in (("prox", prox), ("prox_grad", prox_grad), ("prox_grad_grad", prox_grad_grad)):
+for _name, _op in {
+    "prox": prox,
+    "prox_grad": prox_grad,
+    "prox_x_grad": prox_x_grad,
+    "prox_grad_grad": prox_grad_grad,
+}.items():
     register_vmap(_name, lambda info, dims, *args, op=_op: _vmap(op, info, dims, *args))
 
 
@@ -209,6 +211,11 @@ def _(x, l1, l2, l1_value, l2_value):  # type: ignore[no-untyped-def]
 @torch.library.register_fake("torchcalc::prox_grad")
 def _(grad, x, l1, l2, l1_value, l2_value):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), _empty_unless(l1, x), _empty_unless(l2, x)
+
+
+@torch.library.register_fake("torchcalc::prox_x_grad")
+def _(grad, x, l1, l2, l1_value, l2_value):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape)
 
 
 @torch.library.register_fake("torchcalc::prox_grad_grad")
