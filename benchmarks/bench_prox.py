@@ -22,11 +22,11 @@ def forward(config: Config) -> Row:
     contenders: dict[str, Run] = {"x.clone()": x.clone}
     for name, shrink in implementations.items():
         contenders[name] = partial(shrink, x, LAM)
-    return Row(
+    return config.compare(
         "soft threshold, forward",
         size_name(x.numel()),
         "float32",
-        config.measure(contenders),
+        contenders,
         baseline="x.clone()",
         roof=Roof("x.clone()", 2 * x.nbytes, "GB/s"),
     )
