@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     results = run(config, args.family or list(FAMILIES))
     report.print_tables(results)
+    if config.watch and config.watch.left < args.wait:
+        print(f"{args.wait - config.watch.left:.0f} s were lost to other processes.")
 
     whole = args.compile and not args.family and not args.quick
     out = args.out or (RESULTS if whole else None)

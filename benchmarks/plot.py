@@ -21,25 +21,28 @@ COLORS = {
     SUBJECT: "#dd6b20",
     "float64": "#b8bcc4",
     "bfloat16": "#7d9cc9",
-    "float16": "#dd6b20",
+    "float16": "#38a169",
 }
 INK = "#2d3748"
 TITLES = {
     "dropout": "Dropout",
     "linear_act": "Linear + gelu + dropout",
     "optim": "Optimizer step with L1",
-    "prox": "Soft threshold",
+    "prox": "Prox",
     "memory": "Saved for backward",
     "import": "Import",
-    "calls": "Calls, one thread",
-    "dtypes": "Time in other dtypes / float32, one thread",
-    "penalty": "Step with an L1 penalty / without, one thread",
+    "calls": "One thread",
+    "dtypes": "Time in a dtype / in float32, one thread",
+    "penalty": "Step with L1 / without, one thread",
 }
-# What a picture's file name ends in, and the families that it shows; the first one is the README's.
+# What a picture's file name ends in, its title and the families that it shows.
 PICTURES = {
-    "": ("dropout", "linear_act", "optim", "prox", "memory", "import"),
-    "-calls": ("calls",),
-    "-dtypes": ("dtypes", "penalty"),
+    "": (
+        "torchcalc beside eager PyTorch and torch.compile",
+        ("dropout", "linear_act", "optim", "prox", "memory", "import"),
+    ),
+    "-calls": ("What a call costs beside PyTorch's", ("calls",)),
+    "-dtypes": ("torchcalc in each dtype, and with a penalty", ("dtypes", "penalty")),
 }
 
 
@@ -49,15 +52,15 @@ def plot(path: Path, machine: dict[str, Any], results: Results) -> list[Path]:
 
     mpl.use("Agg")
     written = []
-    for suffix, families in PICTURES.items():
+    for suffix, (title, families) in PICTURES.items():
         panels = {name: results[name] for name in families if results.get(name)}
         if panels:
             written.append(path.with_stem(path.stem + suffix))
-            _picture(written[-1], machine, panels)
+            _picture(written[-1], title, machine, panels)
     return written
 
 
-def _picture(path: Path, machine: dict[str, Any], panels: Results) -> None:
+def _picture(path: Path, title: str, machine: dict[str, Any], panels: Results) -> None:
     from matplotlib import pyplot as plt
 
     columns = _columns(panels)
@@ -73,7 +76,8 @@ def _picture(path: Path, machine: dict[str, Any], panels: Results) -> None:
         axes = part.subplots(len(column), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, family in zip(axes, column, strict=True):
             _panel(ax, TITLES[family], panels[family])
-    _head(head, machine, {name for rows in panels.values() for row in rows for name in row.rounds})
+    names = {name for rows in panels.values() for row in rows for name in row.compared}
+    _head(head, title, machine, names)
     fig.savefig(path, dpi=130, facecolor="white")
     plt.close(fig)
 
@@ -126,7 +130,7 @@ def _panel(ax: Axes, title: str, rows: list[Row]) -> None:
     if rows[0].baseline:
         ax.axvline(1, color=INK, lw=0.8, alpha=0.45, zorder=0)
     ax.set_yticks(ticks, labels, fontsize=8.5, color=INK)
-    ax.set_ylim(top - 0.9, -1.1)
+    ax.set_ylim(bottom + 1.1, -1.1)
     ax.set_xlim(0, (largest or 1.0) * 1.13)
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     ax.set_xlabel("time / baseline" if rows[0].baseline else rows[0].unit, fontsize=8, color=INK)
@@ -137,7 +141,8 @@ def _panel(ax: Axes, title: str, rows: list[Row]) -> None:
 
 
 _TEXT: dict[str, Any] = {
-    "xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8,
+    "xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8, "zorder": 4,
+    "bbox": {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6},
 }  # fmt: skip
 
 
@@ -151,8 +156,6 @@ def _bars(ax: Axes, row: Row, top: float) -> None:
             **_TEXT,
             color=INK,
             fontweight="bold" if name == SUBJECT else "normal",
-            bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6},
-            zorder=4,
         )
 
 
@@ -174,13 +177,13 @@ def _label(row: Row) -> str:
     return "\n".join(filter(None, lines))
 
 
-def _head(head: Any, machine: dict[str, Any], names: set[str]) -> None:
+def _head(head: Any, title: str, machine: dict[str, Any], names: set[str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
     head.text(
-        0.012, 0.86, "torchcalc beside eager PyTorch and torch.compile: shorter is better",
+        0.012, 0.86, f"{title}: shorter is better",
         fontsize=14, fontweight="bold", color=INK, va="top",
     )  # fmt: skip
     head.text(

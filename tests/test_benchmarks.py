@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -13,10 +14,25 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks is part of the checkout, not of the package
 
+from benchmarks import quiet as quiet_module  # noqa: E402
 from benchmarks import readme, report  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.harness import Bound, Config, Roof, Row, interleave, wall_clock  # noqa: E402
-from benchmarks.runner import FAMILIES, run  # noqa: E402
+from benchmarks.bench_dtypes import HALF  # noqa: E402
+from benchmarks.clocks import call_clock, wall_clock  # noqa: E402
+from benchmarks.harness import (  # noqa: E402
+    Bound,
+    Config,
+    Roof,
+    Row,
+    Task,
+    one_round,
+    threads,
+    unsteady,
+)
+from benchmarks.quiet import Usage, Watch, busy_ticks, usable_cores  # noqa: E402
+from benchmarks.runner import FAMILIES, batches, run, run_apart  # noqa: E402
+
+CPU = torch.device("cpu")
 
 ROW = Row(
     "step",
@@ -54,12 +70,15 @@ def test_result_file(quick):
     keys = "date torch torchcalc commit python device cpu cores threads gpu rows"
     assert list(results) == keys.split()
     assert results["torch"] == torch.__version__
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    for suffix in ("", "-calls", "-dtypes"):
+        picture = path.with_name(f"{path.stem}{suffix}.png")
+        assert picture.read_bytes().startswith(b"\x89PNG")
     assert {row["family"] for row in results["rows"]} == set(FAMILIES)
-    keys = "family name sizes dtype unit baseline must aim passed roof contenders"
+    keys = "family name sizes dtype unit baseline must aim subjects passed not_measured"
     for row in results["rows"]:
-        assert list(row) == keys.split()
-        assert "torchcalc" in row["contenders"]
+        assert list(row) == [*keys.split(), "roof", "contenders"]
+        assert row["contenders"].keys() >= set(row["subjects"])
+        assert row["not_measured"] is None
 
 
 def test_figures_follow_from_the_rounds(quick):
@@ -67,7 +86,7 @@ def test_figures_follow_from_the_rounds(quick):
         contenders = row["contenders"]
         for contender in contenders.values():
             rounds = contender["rounds"]
-            assert len(rounds) == (3 if row["unit"] == "ms" else 1)
+            assert len(rounds) == (3 if row["unit"] in ("ms", "us") else 1)
             assert contender["median"] == median(rounds)
             if row["baseline"]:
                 others = contenders[row["baseline"]]["rounds"]
@@ -103,11 +122,26 @@ def test_a_partial_or_quick_run_is_not_recorded(capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("Not written")
 
 
-@pytest.mark.parametrize("args", [["nonsense"], ["--repeats", "0"], ["--repeats", "x"]])
+@pytest.mark.parametrize(
+    "args",
+    [["nonsense"], ["--repeats", "0"], ["--repeats", "x"], ["--wait", "-1"], ["--wait", "nan"]],
+)
 def test_bad_arguments(args, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(args)
     assert args[-1] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_every_dtype_of_every_op(quick):
+    rows = [row for row in quick[2]["rows"] if row["family"] == "dtypes"]
+    for row in rows:
+        assert list(row["contenders"]) == ["float32", "float64", "bfloat16", "float16"]
+        assert row["baseline"] == "float32"
+    names = " ".join(row["name"] for row in rows)
+    for op in ("dropout", "soft_threshold", "prox_l2", "prox_elastic_net", "SGD", "AdamW"):
+        assert op in names
+    for activation in ("identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"):
+        assert f"linear_act {activation}, backward" in names
 
 
 def test_interleaving():
@@ -119,9 +153,9 @@ def test_interleaving():
         return float(next(ticks))
 
     contenders = {name: lambda name=name: order.append(name) for name in "abc"}
-    times = interleave(contenders, 3, clock)
+    rounds = [one_round(contenders, clock, k) for k in range(3)]
     assert "".join(order) == "abc" + "cba" + "abc"
-    assert times == {"a": [0, 5, 6], "b": [1, 4, 7], "c": [2, 3, 8]}
+    assert rounds == [{"a": 0, "b": 1, "c": 2}, {"c": 3, "b": 4, "a": 5}, {"a": 6, "b": 7, "c": 8}]
 
 
 def test_outputs_are_freed_after_the_clock_stops(monkeypatch):
@@ -135,9 +169,31 @@ def test_outputs_are_freed_after_the_clock_stops(monkeypatch):
         now[0] += 0.25
         return Output()
 
-    monkeypatch.setattr("benchmarks.harness.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("benchmarks.clocks.time.perf_counter", lambda: now[0])
     assert wall_clock(contender) == 250.0
     assert now[0] == 100.25
+
+
+def test_calls_are_measured_in_a_loop(monkeypatch):
+    now, calls = [0.0], []
+
+    def contender():
+        now[0] += 20e-6
+        calls.append(now[0])
+
+    monkeypatch.setattr("benchmarks.clocks.time.perf_counter", lambda: now[0])
+    clock = call_clock(CPU, 5e-3)
+    clock(contender)  # finds out how many calls a loop has
+    calls.clear()
+    assert clock(contender) == pytest.approx(20.0)  # microseconds
+    assert len(calls) == 250
+
+
+def test_threads():
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_ratio_is_the_median_over_rounds():
@@ -163,10 +219,178 @@ def test_plain_tables(monkeypatch, capsys):
         "import",
         "      torchcalc  must   bound",
         "slow      0.5 s   0.1  MISSED",
-        "1 of 2 bounds are met.",
+        "1 of 2 bounds are met, 1 missed.",
     ]
+
+
+class Machine:
+    """Clocks of a machine of which others use ``others`` cores; a round takes a tenth of a second.
+
+    Readings are what Watch asks for: the one before and the one after of each look and each round.
+    """
+
+    def __init__(self, others):
+        self.others, self.now, self.spent, self.own = others, 0.0, 0.0, 0.0
+        self.rounds = 0
+
+    def read(self):
+        return Usage(self.now, self.spent, self.own)
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.spent += seconds * self.others(self.now)
+
+    def play(self, index):
+        self.sleep(0.1)
+        self.own += 0.1  # this process keeps one core busy all the time
+        self.spent += 0.1
+        self.rounds += 1
+        return {"torchcalc": float(index)}
+
+    def record(self, patience, rounds):
+        return Watch(patience, self.read, self.sleep).record(self.play, rounds)
+
+
+def test_own_work_does_not_disturb():
+    machine = Machine(lambda now: 0.02)
+    rounds, reason = machine.record(patience=10.0, rounds=5)
+    assert reason is None
+    assert [values["torchcalc"] for values in rounds] == list(range(machine.rounds))
+    assert 5 <= machine.rounds <= 6
+
+
+def test_disturbed_rounds_are_measured_again():
+    machine = Machine(lambda now: 1.5 if 1.0 < now < 2.0 else 0.0)
+    rounds, reason = machine.record(patience=10.0, rounds=20)
+    assert reason is None
+    assert 20 <= len(rounds) < machine.rounds  # the undisturbed ones, with their indices
+    assert [values["torchcalc"] for values in rounds] == list(range(len(rounds)))
+    assert machine.now > 3.0
+
+
+def test_patience_ends():
+    machine = Machine(lambda now: 1.5)
+    rounds, reason = machine.record(patience=3.0, rounds=5)
+    assert rounds == []
+    assert reason.startswith("other processes used 1.5 of ")
+    assert 3.0 <= machine.now <= 3.5
+    assert machine.rounds == 0  # it was never quiet
+
+
+def test_proc_stat(monkeypatch):
+    monkeypatch.setattr(quiet_module, "usable_cores", lambda: {0, 2})
+    #            user nice system idle iowait irq softirq steal guest guest_nice
+    stat = """cpu  9999 9999 9999 9999 9999 9999 9999 9999 9999 9999
+cpu0 1 2 4 1000 2000 8 16 32 1 2
+cpu1 5000 5000 5000 5000 5000 5000 5000 5000 0 0
+cpu2 100 0 0 7 0 0 0 0 0 0
+intr 1 2 3
+"""
+    assert busy_ticks(stat) == 63 + 100
+
+
+@pytest.mark.skipif(not quiet_module.STAT.exists(), reason="only Linux says what the cores do")
+def test_a_busy_machine_is_not_measured(tmp_path, capsys):
+    spinning = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in usable_cores()
+    ]
+    try:
+        config = Config(CPU, repeats=3, watch=Watch(patience=0.5))
+        row = config.compare(
+            "step", "", "", {"copy": int, "torchcalc": int}, baseline="copy", bound=Bound(2.0)
+        )
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+    assert row.not_measured.startswith("other processes used ")
+    assert row.passed is None
+
+
+def test_an_unsteady_baseline_is_not_measured(monkeypatch):
+    assert unsteady("copy", [1.0, 1.9, 7.0]) is None
+    times = {"copy": 1.0, "torchcalc": 1.0}
+
+    def clock(run):
+        times["copy"] *= 2
+        return times[run()]
+
+    monkeypatch.setattr("benchmarks.harness.wall_clock", clock)
+    contenders = {name: (lambda name=name: name) for name in times}
+    row = Config(CPU, repeats=5).compare("step", "", "", contenders, baseline="copy")
+    assert row.not_measured.startswith("copy is unsteady: median ")
+    times["copy"] = 1.0
+    row = Config(CPU, repeats=5, quick=True).compare("step", "", "", contenders, baseline="copy")
+    assert row.not_measured is None
+
+
+NOT_MEASURED = Row(
+    "pass", "8", "", {"copy": [], "torchcalc": []}, "ms", "copy", Bound(2.0, 1.0),
+    Roof("copy", 1.0, "GB/s"), not_measured="other processes used 1.5 of 2 cores",
+)  # fmt: skip
+
+
+def test_what_was_not_measured_has_no_number(monkeypatch, capsys, tmp_path):
+    machine = {"gpu": "GPU", "torch": "2", "date": "2026-01-01"}
+    results = {"dropout": [NOT_MEASURED, ROW]}
+    for rich in (True, False):
+        if not rich:
+            monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        report.print_tables(results)
+        lines = capsys.readouterr().out.splitlines()
+        assert any("not" in line and "pass" in line for line in lines)
+        assert lines[-3:] == [
+            "Not measured: pass 8: other processes used 1.5 of 2 cores.",
+            "1 of 2 bounds are met, 1 not measured.",
+            "1 of 2 rows were not measured.",
+        ]
+    recorded = json.loads(report.to_json(machine, results))
+    assert recorded["rows"][0]["not_measured"] == NOT_MEASURED.not_measured
+    assert recorded["rows"][0]["passed"] is None
+    assert recorded["rows"][0]["contenders"] == {"copy": {}, "torchcalc": {}}
+    assert "| dropout pass, 8 | copy |  |  | **not measured** | 2 |" in readme.table(recorded)
+
+    from benchmarks.plot import plot
+
+    assert plot(tmp_path / "a.png", machine, results) == [tmp_path / "a.png"]
+    assert plot(tmp_path / "b.png", machine, {"calls": [NOT_MEASURED]}) == [
+        tmp_path / "b-calls.png"
+    ]
+
+
+def test_a_bound_holds_for_all_subjects():
+    rounds = {"float32": [2.0], "bfloat16": [1.0], "float16": [6.0]}
+    row = Row("dropout", "", "", rounds, "ms", "float32", Bound(2.5), subjects=HALF)
+    assert row.passed is False
+    assert row.within(3.0)
+
+
+def test_readme_calls_table():
+    row = ROW.to_json() | {"family": "calls"}
+    assert readme.calls_table({"rows": []}) == ""
+    assert readme.calls_table({"rows": [row]}).splitlines()[2:] == [
+        "| step | copy | **2** | 2 | 1 |"
+    ]
+
+
+def test_tasks_that_share_a_process():
+    tasks = [Task(name, int, alone=name in "abd") for name in "abCCdE"]
+    assert ["".join(t.name for t in batch) for batch in batches(tasks)] == [
+        "a",
+        "b",
+        "CC",
+        "d",
+        "E",
+    ]
+
+
+def test_a_process_that_ends_is_an_error():
+    with pytest.raises(RuntimeError, match="step: its process ended with exit code 3"):
+        list(run_apart([Task("step", partial(os._exit, 3))], lambda: None))
 
 
 def test_readme_shows_the_recorded_results():
     results = json.loads((ROOT / "benchmarks/results/amd-epyc-2-cores.json").read_text())
-    assert readme.table(results) in (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert readme.table(results) in text
+    assert readme.calls_table(results) in text
