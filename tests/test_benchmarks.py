@@ -1,10 +1,13 @@
 """The benchmarks run, and compute from what they record what they say."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -14,8 +17,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks is part of the checkout, not of the package
 
+from benchmarks import bench_memory, readme, report  # noqa: E402
 from benchmarks import quiet as quiet_module  # noqa: E402
-from benchmarks import readme, report  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.bench_dtypes import HALF  # noqa: E402
 from benchmarks.clocks import call_clock, wall_clock  # noqa: E402
@@ -30,7 +33,7 @@ from benchmarks.harness import (  # noqa: E402
     unsteady,
 )
 from benchmarks.quiet import Usage, Watch, busy_ticks, usable_cores  # noqa: E402
-from benchmarks.runner import FAMILIES, batches, run, run_apart  # noqa: E402
+from benchmarks.runner import FAMILIES, batches, run_apart  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -51,18 +54,13 @@ def quick(tmp_path_factory):
     """What a quick run prints, the folder it writes to, and the JSON file in it."""
     out = tmp_path_factory.mktemp("results")
     arguments = ["--quick", "--no-compile", "--device", "cpu", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # whoever else uses the cores
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # no progress bar where there is no terminal
+    stdout, stderr = io.StringIO(), io.StringIO()
+    # One thread: others use the cores.
+    with threads(1), redirect_stdout(stdout), redirect_stderr(stderr):
+        main(arguments)
+    assert stderr.getvalue() == ""  # no progress bar where there is no terminal
     (path,) = out.glob("*.json")
-    return done.stdout, path, json.loads(path.read_text())
+    return stdout.getvalue(), path, json.loads(path.read_text())
 
 
 def test_result_file(quick):
@@ -100,13 +98,23 @@ def test_tables(quick):
     assert "2 of 2 bounds are met." in quick[0]
 
 
-def test_saved_bytes_each_row_in_its_own_process():
-    results = run(Config(torch.device("cpu"), repeats=1, compile=False), ["memory"])
-    saved = {row.name: row.rounds for row in results["memory"]}
+def test_saved_bytes_in_another_process_which_then_ends():
+    tasks = [*bench_memory.tasks(Config(CPU, repeats=1)), Task("step", partial(os._exit, 3))]
+    rows = run_apart(tasks, lambda: None)
+    saved = {row.name: row.rounds for row in islice(rows, 2)}
     assert saved == {
         "gelu + dropout": {"eager": [12.0], "torchcalc": [8.0]},
         "relu + dropout": {"eager": [12.0], "torchcalc": [4.0]},
     }
+    with pytest.raises(RuntimeError, match="step: its process ended with exit code 3"):
+        next(rows)
+
+
+def test_help_names_every_family(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"  {family} " in text for family in FAMILIES)
 
 
 def test_without_rich_and_matplotlib(monkeypatch, capsys, tmp_path):
@@ -382,11 +390,6 @@ def test_tasks_that_share_a_process():
         "d",
         "E",
     ]
-
-
-def test_a_process_that_ends_is_an_error():
-    with pytest.raises(RuntimeError, match="step: its process ended with exit code 3"):
-        list(run_apart([Task("step", partial(os._exit, 3))], lambda: None))
 
 
 def test_readme_shows_the_recorded_results():
