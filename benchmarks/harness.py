@@ -191,22 +191,20 @@ class Config:
             clock = cuda_clock(self.device) if self.device.type == "cuda" else wall_clock
         play = partial(one_round, contenders, clock)
         with no_gc(), threads(1 if one_thread else torch.get_num_threads()):
-            for k in range(WARM_UP):
-                play(k)
-            rounds, reason = self.record(contenders, play, self.repeats)
+            rounds, reason = self.record(contenders, play, self.repeats, WARM_UP)
         if reason is None and not self.quick:
             reason = unsteady(baseline, rounds[baseline])
         unit = "us" if calls else "ms"
         return Row(name, sizes, dtype, rounds, unit, baseline, bound, roof, subjects, reason)
 
     def record(
-        self, names: Iterable[str], play: Callable[[int], Round], count: int
+        self, names: Iterable[str], play: Callable[[int], Round], count: int, warm_up: int = 0
     ) -> tuple[dict[str, list[float]], str | None]:
-        """What ``play`` returns in at least ``count`` rounds, by name; and why it counts not."""
+        """What ``play`` returns in at least ``count`` rounds, by name; or why it does not count."""
         if self.watch is None:
-            rounds, reason = [play(k) for k in range(count)], None
+            rounds, reason = [play(k) for k in range(warm_up + count)][warm_up:], None
         else:
-            rounds, reason = self.watch.record(play, count)
+            rounds, reason = self.watch.record(play, count, warm_up)
         return {name: [values[name] for values in rounds] for name in names}, reason
 
 

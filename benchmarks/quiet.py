@@ -82,22 +82,26 @@ class Watch:
         """Seconds of patience."""
         return float(self._left.value)
 
-    def record(self, play: Callable[[int], Round], rounds: int) -> tuple[list[Round], str | None]:
+    def record(
+        self, play: Callable[[int], Round], rounds: int, warm_up: int = 0
+    ) -> tuple[list[Round], str | None]:
         """At least ``rounds`` undisturbed results of ``play(index)``, or fewer and the reason."""
         kept: list[Round] = []
         reason = self._wait()
+        if reason is None:  # else warming up, which may mean to compile, would be for nothing
+            for k in range(warm_up):
+                play(k)
         while reason is None and len(kept) < rounds:
             start, stretch = self._read(), list[Round]()
             end = start
             while not stretch or end.wall - start.wall < STRETCH:
                 stretch.append(play(len(kept) + len(stretch)))
                 end = self._read()
-            busy = _busy(start, end)
-            if busy is None:
+            reason = _busy(start, end)
+            if reason is None:
                 kept += stretch
-            else:
-                self._left.value -= end.wall - start.wall
-                reason = busy if self.left <= 0 else self._wait()
+            elif self._lose(end.wall - start.wall):
+                reason = self._wait()
         return kept, reason
 
     def _wait(self) -> str | None:
@@ -106,12 +110,14 @@ class Watch:
             start = self._read()
             self._sleep(LOOK)
             end = self._read()
-            busy = _busy(start, end)
-            if busy is None:
-                return None
-            self._left.value -= end.wall - start.wall
-            if self.left <= 0:
-                return busy
+            reason = _busy(start, end)
+            if reason is None or not self._lose(end.wall - start.wall):
+                return reason
+
+    def _lose(self, seconds: float) -> bool:
+        """Whether there is patience left after that."""
+        self._left.value = max(0.0, self.left - seconds)
+        return self.left > 0
 
 
 def _busy(start: Usage, end: Usage) -> str | None:

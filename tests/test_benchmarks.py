@@ -255,8 +255,8 @@ class Machine:
         self.rounds += 1
         return {"torchcalc": float(index)}
 
-    def record(self, patience, rounds):
-        return Watch(patience, self.read, self.sleep).record(self.play, rounds)
+    def record(self, patience, rounds, warm_up=0):
+        return Watch(patience, self.read, self.sleep).record(self.play, rounds, warm_up)
 
 
 def test_own_work_does_not_disturb():
@@ -278,11 +278,19 @@ def test_disturbed_rounds_are_measured_again():
 
 def test_patience_ends():
     machine = Machine(lambda now: 1.5)
-    rounds, reason = machine.record(patience=3.0, rounds=5)
+    rounds, reason = machine.record(patience=3.0, rounds=5, warm_up=3)
     assert rounds == []
     assert reason.startswith("other processes used 1.5 of ")
     assert 3.0 <= machine.now <= 3.5
-    assert machine.rounds == 0  # it was never quiet
+    assert machine.rounds == 0  # it was never quiet, so it did not even warm up
+
+
+def test_patience_ends_between_rounds():
+    machine = Machine(lambda now: 1.5 if now > 1.5 else 0.0)
+    rounds, reason = machine.record(patience=3.0, rounds=50, warm_up=3)
+    assert 0 < len(rounds) < 50
+    assert machine.rounds > len(rounds) + 3
+    assert reason is not None
 
 
 def test_proc_stat(monkeypatch):
