@@ -50,13 +50,11 @@ def run(config: Config, families: list[str]) -> dict[str, list[Row]]:
     """
     tasks = {name: FAMILIES[name].tasks(config) for name in families}
     results: dict[str, list[Row]] = {name: [] for name in families}
+    measure = run_here if config.quick else run_apart
     with progress(sum(map(len, tasks.values())), config.watch) as show:
         for name in families:
             for batch in batches(tasks[name]):
-                measure = map(run_task, batch) if config.quick else run_apart(batch, show)
-                for task in batch:
-                    show(f"{name}: {task.name}")
-                    results[name].append(next(measure))
+                results[name] += measure(batch, show)
     return results
 
 
@@ -72,13 +70,20 @@ def run_task(task: Task) -> Row:
     return task.run()
 
 
-def run_apart(tasks: list[Task], show: Callable[[], None]) -> Iterator[Row]:
+def run_here(tasks: list[Task], show: Callable[..., None]) -> Iterator[Row]:
+    for task in tasks:
+        show(task.name)
+        yield run_task(task)
+
+
+def run_apart(tasks: list[Task], show: Callable[..., None]) -> Iterator[Row]:
     """The tasks' rows, measured in one new process."""
     ours, theirs = SPAWN.Pipe(duplex=False)
     process = SPAWN.Process(target=_send_rows, args=(tasks, theirs))
     process.start()
     theirs.close()  # else the end of the process would not end the pipe
     for task in tasks:
+        show(task.name)
         while not ours.poll(POLL):
             show()
         try:
@@ -89,7 +94,7 @@ def run_apart(tasks: list[Task], show: Callable[[], None]) -> Iterator[Row]:
                 f"{task.name}: its process ended with exit code {process.exitcode}"
             ) from None
         yield row
-    process.join()
+    process.join()  # so that its end does not disturb the next
 
 
 def _send_rows(tasks: list[Task], pipe: Connection) -> None:
