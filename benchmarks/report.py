@@ -28,9 +28,9 @@ def print_tables(results: Results) -> None:
     show = _print_rich if importlib.util.find_spec("rich") else _print_plain
     for family, rows in results.items():
         show(family, *_table(rows))
-        for row in rows:
-            if row.not_measured:
-                print(f"Not measured: {_name(row)}: {row.not_measured}.")
+        for reason in dict.fromkeys(row.not_measured for row in rows if row.not_measured):
+            names = "; ".join(_name(row) for row in rows if row.not_measured == reason)
+            print(f"Not measured because {reason}: {names}.")
     for line in summary([row for rows in results.values() for row in rows]):
         print(line)
 

@@ -261,7 +261,7 @@ def test_what_was_not_measured_has_no_number(monkeypatch, capsys, tmp_path):
         lines = capsys.readouterr().out.splitlines()
         assert any("not" in line and "pass" in line for line in lines)
         assert lines[-3:] == [
-            "Not measured: pass 8: other processes used 1.5 of 2 cores.",
+            "Not measured because other processes used 1.5 of 2 cores: pass 8.",
             "1 of 2 bounds are met, 1 not measured.",
             "1 of 2 rows were not measured.",
         ]
