@@ -10,11 +10,13 @@ import torch
 
 from benchmarks import machine, report
 from benchmarks.harness import Config
+from benchmarks.quiet import Watch
 from benchmarks.runner import FAMILIES, run
 
 RESULTS = Path(__file__).resolve().parent / "results"
 REPEATS = {"cpu": 21, "cuda": 101}
 QUICK_REPEATS = 3
+WAIT = 300.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,9 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
         args.repeats or (QUICK_REPEATS if args.quick else REPEATS[args.device]),
         args.quick,
         args.compile,
+        None if args.quick else Watch(args.wait),  # tests are quick, and run beside others
     )
     results = run(config, args.family or list(FAMILIES))
     report.print_tables(results)
+    if config.watch and config.watch.left < args.wait:
+        print(f"{args.wait - config.watch.left:.0f} s were lost to other processes.")
 
     whole = args.compile and not args.family and not args.quick
     out = args.out or (RESULTS if whole else None)
@@ -46,27 +51,52 @@ def main(arguments: list[str] | None = None) -> None:
         return
     from benchmarks.plot import plot
 
-    plot(path.with_suffix(".png"), here, results)
-    print(f"Written: {path.with_suffix('.png')}")
+    for picture in plot(path.with_suffix(".png"), here, results):
+        print(f"Written: {picture}")
+
+
+ABOUT = """\
+Measures torchcalc beside eager PyTorch, torch.compile and the bare copy or GEMM: prints a table per
+family and writes JSON and plots. Without the name of a family it measures all of them.
+"""
+QUIET = """\
+Rounds in which other processes use the cores do not count (on Linux, which tells): they are
+measured again when it is quiet. A row that got too few, or whose baseline is unsteady, is
+"not measured", and its bound neither met nor missed.
+"""
 
 
 def argument_parser() -> argparse.ArgumentParser:
+    width = max(map(len, FAMILIES))
+    families = [
+        f"  {name:{width}}  {(module.__doc__ or '').splitlines()[0]}"
+        for name, module in FAMILIES.items()
+    ]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures torchcalc beside eager PyTorch, torch.compile and the bare copy or "
-        "GEMM: prints a table per family and writes JSON and a plot.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=ABOUT,
+        epilog="\n".join(["families:", *families, "", QUIET]),
     )
     parser.add_argument(
         "family",
         nargs="*",
         choices=[[], *FAMILIES],  # argparse checks the empty list, too
         metavar="family",
-        help=f"measure only these of {', '.join(FAMILIES)}",
+        help="measure only these",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="small sizes and few repeats: tries the benchmarks themselves, times mean nothing",
+        help="small sizes, few repeats, whatever else runs: tries the benchmarks themselves, "
+        "times mean nothing",
+    )
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=WAIT,
+        metavar="S",
+        help="seconds that other processes may cost, all rows together (default: %(default)g)",
     )
     parser.add_argument("--repeats", type=positive, metavar="N", help="rounds for each row")
     parser.add_argument(
@@ -88,6 +118,12 @@ def positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    if not 0 <= float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return float(text)
 
 
 if __name__ == "__main__":

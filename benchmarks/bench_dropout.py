@@ -28,11 +28,11 @@ def forward(config: Config, dtype: torch.dtype) -> Row:
     contenders: dict[str, Run] = {"x.clone()": x.clone}
     for name, drop in implementations(config).items():
         contenders[name] = partial(drop, x, P)
-    return Row(
+    return config.compare(
         "forward",
         size_name(x.numel()),
         dtype_name(dtype),
-        config.measure(contenders),
+        contenders,
         baseline="x.clone()",
         bound=config.bound(must=2.0, aim=1.1) if dtype == torch.float32 else None,
         roof=Roof("x.clone()", 2 * x.nbytes, "GB/s"),
@@ -45,11 +45,11 @@ def forward_backward(config: Config, dtype: torch.dtype) -> Row:
     contenders: dict[str, Run] = {"two clones": lambda: (x.detach().clone(), grad.clone())}
     for name, drop in implementations(config).items():
         contenders[name] = partial(gradient, drop, x, grad)
-    return Row(
+    return config.compare(
         "forward + backward",
         size_name(x.numel()),
         dtype_name(dtype),
-        config.measure(contenders),
+        contenders,
         baseline="two clones",
         roof=Roof("two clones", 4 * x.nbytes, "GB/s"),
     )

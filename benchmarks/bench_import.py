@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import Bound, Config, Row, Task
+from benchmarks.harness import SUBJECT, Bound, Config, Row, Task
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 7
@@ -24,14 +24,11 @@ def tasks(config: Config) -> list[Task]:
 
 
 def row(config: Config) -> Row:
-    return Row(
-        "import torchcalc",
-        "",
-        "",
-        {"torchcalc": [seconds() for _ in range(1 if config.quick else RUNS)]},
-        unit="s",
-        bound=None if config.quick else Bound(must=0.15, aim=0.05),
+    rounds, reason = config.record(
+        [SUBJECT], lambda _: {SUBJECT: seconds()}, 1 if config.quick else RUNS
     )
+    bound = None if config.quick else Bound(must=0.15, aim=0.05)
+    return Row("import torchcalc", "", "", rounds, "s", bound=bound, not_measured=reason)
 
 
 def seconds() -> float:

@@ -55,11 +55,11 @@ def row(config: Config, mode: str, dtype: torch.dtype) -> Row:
     }
     bound = BOUNDS.get((mode, dtype))
     gemms = 3 if mode == BACKWARD else 1
-    return Row(
+    return config.compare(
         mode,
         f"{m} x {k} -> {n}",
         dtype_name(dtype),
-        config.measure({name: contender(layer) for name, layer in layers.items()}),
+        {name: contender(layer) for name, layer in layers.items()},
         baseline="F.linear",
         bound=config.bound(*bound) if bound else None,
         roof=Roof("F.linear", gemms * 2 * m * k * n, "GFLOP/s"),

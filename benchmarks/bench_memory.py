@@ -26,8 +26,8 @@ Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def tasks(config: Config) -> list[Task]:
     return [
-        Task("gelu + dropout", partial(row, config, "gelu", F.gelu, must=8)),
-        Task("relu + dropout", partial(row, config, "relu", F.relu, must=4)),
+        Task("gelu + dropout", partial(row, config, "gelu", F.gelu, must=8), alone=False),
+        Task("relu + dropout", partial(row, config, "relu", F.relu, must=4), alone=False),
     ]
 
 

@@ -2,7 +2,8 @@
 
 "eager" is torch's fused step and a soft-threshold pass over the parameters, by lr * lam; in
 torchcalc's AdamW, whose metric is the default one, that differs for each coordinate. The roof is an
-in-place pass over a tensor that reads and writes as many bytes as a step.
+in-place pass over a tensor that reads and writes as many bytes as a step. SGD's step over many
+small parameters, which costs as much as its call, has one thread, as have all calls (bench_calls).
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from torchcalc.prox import L1
 LR, LAM, MOMENTUM = 1e-3, 1e-2, 0.9
 NO_PENALTY = "torchcalc, no penalty"
 Make = Callable[[list[Tensor]], torch.optim.Optimizer]
+OURS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "SGD": partial(optim.SGD, lr=LR, momentum=MOMENTUM),
+    "AdamW": partial(optim.AdamW, lr=LR),
+}
 
 
 def tasks(config: Config) -> list[Task]:
@@ -32,7 +37,7 @@ def tasks(config: Config) -> list[Task]:
         Task("AdamW, few large", partial(adamw, few, must=1.10, aim=1.0)),
         Task("AdamW, many small", partial(adamw, many, must=0.7, aim=0.3)),
         Task("SGD, few large", partial(sgd, few)),
-        Task("SGD, many small", partial(sgd, many)),
+        Task("SGD, many small", partial(sgd, many, must=0.8, aim=0.4, one_thread=True)),
     ]
 
 
@@ -46,6 +51,7 @@ def row(
     sizes: tuple[int, int],
     must: float | None = None,
     aim: float | None = None,
+    one_thread: bool = False,
 ) -> Row:
     """``passes``: how often a step reads or writes as much memory as the parameters take."""
     fused = partial(theirs, lr=LR, fused=True, **options)
@@ -60,21 +66,28 @@ def row(
     count, numel = sizes
     traffic = torch.zeros(passes * count * numel // 2, device=config.device)
     contenders["in-place pass"] = traffic.neg_
-    return Row(
+    return config.compare(
         f"{name} + L1",
-        f"{count} x {size_name(numel)}",
+        f"{count} x {size_name(numel)}" + ", one thread" * one_thread,
         "float32",
-        config.measure(contenders),
+        contenders,
         baseline=baseline,
         bound=config.bound(must, aim) if must and aim else None,
         roof=Roof("in-place pass", 2 * traffic.nbytes, "GB/s"),
+        one_thread=one_thread,
     )
 
 
-def step(config: Config, sizes: tuple[int, int], make: Make, shrink: bool = False) -> Run:
+def step(
+    config: Config,
+    sizes: tuple[int, int],
+    make: Make,
+    shrink: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Run:
     """One step over parameters of its own, followed by ``shrink_`` if asked for."""
     count, numel = sizes
-    params = [config.tensor(numel).requires_grad_() for _ in range(count)]
+    params = [config.tensor(numel, dtype=dtype).requires_grad_() for _ in range(count)]
     for param in params:
         param.grad = torch.randn_like(param)
     optimizer = make(params)

@@ -2,32 +2,36 @@
 
 A row compares contenders that do the same work. In each round every contender runs once, so that
 a machine that slows down slows all of them; the ratio of a contender is the median over the rounds
-of its time over the baseline's time in the same round.
+of its time over the baseline's time in the same round. Rounds that other processes disturbed do not
+count (see quiet.py). A row of which too few are left, or whose baseline is unsteady, has no figures
+but a reason why it was not measured.
 """
 
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Run = Callable[[], object]  # what a contender does; its outputs are freed after the clock stops
-Clock = Callable[[Run], float]  # runs it once, returns milliseconds
+from benchmarks.clocks import Clock, Run, call_clock, cuda_clock, wall_clock
+from benchmarks.quiet import Round, Watch
 
-SUBJECT = "torchcalc"  # the contender that a row's bound is for
+SUBJECT = "torchcalc"  # the contender that a row's bound is for, unless the row names others
 WARM_UP = 3  # rounds that are not recorded: compilation, allocation, caches
+UNSTEADY = 2.0  # times its best: a baseline whose median is above that tells nothing
+CALL_LOOP = 5e-3  # seconds for which a contender is called on end, where calls are measured
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What the subject's figure has to stay under, and what it should reach."""
+    """What each subject's figure has to stay under, and what it should reach."""
 
     must: float
     aim: float | None = None
@@ -54,6 +58,8 @@ class Row:
     baseline: str | None = None  # figures are ratios to it; None: they are the values themselves
     bound: Bound | None = None
     roof: Roof | None = None
+    subjects: tuple[str, ...] = (SUBJECT,)  # the contenders that the bound is for
+    not_measured: str | None = None  # the reason, where there are no figures
 
     def value(self, contender: str) -> float:
         return median(self.rounds[contender])
@@ -88,17 +94,17 @@ class Row:
 
     @property
     def passed(self) -> bool | None:
-        return None if self.bound is None else self.figure(SUBJECT) <= self.bound.must
+        return None if self.bound is None else self.within(self.bound.must)
+
+    def within(self, limit: float) -> bool | None:
+        """Whether all subjects' figures are; None where they were not measured."""
+        if self.not_measured:
+            return None
+        return all(self.figure(name) <= limit for name in self.subjects)
 
     def to_json(self) -> dict[str, Any]:
-        contenders = {}
-        for name, values in self.rounds.items():
-            entry: dict[str, Any] = {"median": self.value(name)}
-            if self.baseline:
-                entry["ratio"] = self.ratio(name, self.baseline)
-            if self.roof:
-                entry["share"] = self.ratio(self.roof.contender, name)
-            contenders[name] = entry | {"rounds": values}
+        """Where the row was not measured there are neither rounds nor figures in it."""
+        measured = not self.not_measured
         return {
             "name": self.name,
             "sizes": self.sizes,
@@ -107,15 +113,25 @@ class Row:
             "baseline": self.baseline,
             "must": self.bound and self.bound.must,
             "aim": self.bound and self.bound.aim,
+            "subjects": list(self.subjects),
             "passed": self.passed,
+            "not_measured": self.not_measured,
             "roof": self.roof
             and {
                 "contender": self.roof.contender,
-                "rate": self.roof_rate,
+                "rate": self.roof_rate if measured else None,
                 "unit": self.roof.unit,
             },
-            "contenders": contenders,
+            "contenders": {name: self._entry(name) if measured else {} for name in self.rounds},
         }
+
+    def _entry(self, contender: str) -> dict[str, Any]:
+        entry: dict[str, Any] = {"median": self.value(contender)}
+        if self.baseline:
+            entry["ratio"] = self.ratio(contender, self.baseline)
+        if self.roof:
+            entry["share"] = self.ratio(self.roof.contender, contender)
+        return entry | {"rounds": self.rounds[contender]}
 
 
 @dataclass(frozen=True)
@@ -124,6 +140,7 @@ class Task:
 
     name: str
     run: Callable[[], Row]
+    alone: bool = True  # in its process; else together with its neighbours that are not, either
 
 
 @dataclass(frozen=True)
@@ -134,9 +151,14 @@ class Config:
     repeats: int
     quick: bool = False  # small sizes, for tests: times mean nothing
     compile: bool = True
+    watch: Watch | None = None  # without one, rounds count whatever else the machine does
 
     def tensor(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(shape, dtype=dtype, device=self.device)
+
+    def seed(self) -> Tensor:
+        """Of a mask; given, so that drawing it is not measured."""
+        return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def with_compiled(self, eager: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
         """``eager``, and unless that is turned off the same under torch.compile."""
@@ -148,23 +170,70 @@ class Config:
         """A bound on a time; those hold for full sizes on a CPU."""
         return None if self.quick or self.device.type != "cpu" else Bound(must, aim)
 
-    def measure(self, contenders: Mapping[str, Run]) -> dict[str, list[float]]:
-        clock = cuda_clock(self.device) if self.device.type == "cuda" else wall_clock
-        interleave(contenders, WARM_UP, clock)
-        return interleave(contenders, self.repeats, clock)
+    def compare(
+        self,
+        name: str,
+        sizes: str,
+        dtype: str,
+        contenders: Mapping[str, Run],
+        *,
+        baseline: str,
+        bound: Bound | None = None,
+        roof: Roof | None = None,
+        subjects: tuple[str, ...] = (SUBJECT,),
+        one_thread: bool = False,
+        calls: bool = False,
+    ) -> Row:
+        """Measures a row; ``calls``: in microseconds of the caller's time."""
+        if calls:
+            clock = call_clock(self.device, 0.0 if self.quick else CALL_LOOP)
+        else:
+            clock = cuda_clock(self.device) if self.device.type == "cuda" else wall_clock
+        play = partial(one_round, contenders, clock)
+        with no_gc(), threads(1 if one_thread else torch.get_num_threads()):
+            rounds, reason = self.record(contenders, play, self.repeats, WARM_UP)
+        if reason is None and not self.quick:
+            reason = unsteady(baseline, rounds[baseline])
+        unit = "us" if calls else "ms"
+        return Row(name, sizes, dtype, rounds, unit, baseline, bound, roof, subjects, reason)
+
+    def record(
+        self, names: Iterable[str], play: Callable[[int], Round], count: int, warm_up: int = 0
+    ) -> tuple[dict[str, list[float]], str | None]:
+        """What ``play`` returns in at least ``count`` rounds, by name; or why it does not count."""
+        if self.watch is None:
+            rounds, reason = [play(k) for k in range(warm_up + count)][warm_up:], None
+        else:
+            rounds, reason = self.watch.record(play, count, warm_up)
+        return {name: [values[name] for values in rounds] for name in names}, reason
 
 
-def interleave(contenders: Mapping[str, Run], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Milliseconds of every contender in every round.
+def one_round(contenders: Mapping[str, Run], clock: Clock, index: int) -> Round:
+    """What every contender takes.
 
     Every other round runs backwards, so that no contender always follows the same other one.
     """
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    with no_gc():
-        for k in range(rounds):
-            for name in times if k % 2 == 0 else reversed(times):
-                times[name].append(clock(contenders[name]))
-    return times
+    order = list(contenders) if index % 2 == 0 else list(reversed(contenders))
+    return {name: clock(contenders[name]) for name in order}
+
+
+def unsteady(name: str, times: list[float]) -> str | None:
+    """Why a baseline of these times is none: its median is far from its best."""
+    middle, best = median(times), min(times)
+    if middle <= UNSTEADY * best:
+        return None
+    return f"{name} is unsteady: median {middle:.3g}, best {best:.3g}"
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """With so many threads in torch's ops."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -175,32 +244,6 @@ def no_gc() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def wall_clock(run: Run) -> float:
-    start = time.perf_counter()
-    out = run()
-    elapsed = time.perf_counter() - start
-    del out
-    return round(elapsed * 1e3, 4)
-
-
-def cuda_clock(device: torch.device) -> Clock:
-    """A clock of GPU time between two events, the L2 cache having been flushed."""
-    l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
-    flush = torch.empty(4 * l2_bytes, dtype=torch.uint8, device=device)
-    start, end = torch.Event(device, enable_timing=True), torch.Event(device, enable_timing=True)
-
-    def clock(run: Run) -> float:
-        flush.zero_()  # also gives the host time to launch before the GPU gets to `start`
-        start.record()
-        out = run()
-        end.record()
-        end.synchronize()
-        del out
-        return round(float(start.elapsed_time(end)), 4)
-
-    return clock
 
 
 def size_name(n: int) -> str:

@@ -1,4 +1,7 @@
-"""Results as a picture: bars of each contender's figure, grouped by row, bounds marked."""
+"""Results as pictures: bars of each contender's figure, grouped by row, bounds marked.
+
+Rows with several subjects, the dtypes, are a line with a dot for each.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +19,55 @@ COLORS = {
     "torch.compile": "#7d9cc9",
     "torchcalc, no penalty": "#f3bd96",
     SUBJECT: "#dd6b20",
+    "float64": "#b8bcc4",
+    "bfloat16": "#7d9cc9",
+    "float16": "#38a169",
 }
 INK = "#2d3748"
 TITLES = {
     "dropout": "Dropout",
     "linear_act": "Linear + gelu + dropout",
     "optim": "Optimizer step with L1",
-    "prox": "Soft threshold",
+    "prox": "Prox",
     "memory": "Saved for backward",
     "import": "Import",
+    "calls": "One thread",
+    "dtypes": "Time in a dtype / in float32, one thread",
+    "penalty": "Step with L1 / without, one thread",
+}
+# What a picture's file name ends in, its title and the families that it shows.
+PICTURES = {
+    "": (
+        "torchcalc beside eager PyTorch and torch.compile",
+        ("dropout", "linear_act", "optim", "prox", "memory", "import"),
+    ),
+    "-calls": ("What a call costs beside PyTorch's", ("calls",)),
+    "-dtypes": ("torchcalc in each dtype, and with a penalty", ("dtypes", "penalty")),
 }
 
 
-def plot(path: Path, machine: dict[str, Any], results: Results) -> None:
+def plot(path: Path, machine: dict[str, Any], results: Results) -> list[Path]:
+    """Writes the pictures of those families that have rows; returns their paths."""
     import matplotlib as mpl
 
     mpl.use("Agg")
+    written = []
+    for suffix, (title, families) in PICTURES.items():
+        panels = {name: results[name] for name in families if results.get(name)}
+        if panels:
+            written.append(path.with_stem(path.stem + suffix))
+            _picture(written[-1], title, machine, panels)
+    return written
+
+
+def _picture(path: Path, title: str, machine: dict[str, Any], panels: Results) -> None:
     from matplotlib import pyplot as plt
 
-    panels = {family: rows for family, rows in results.items() if rows}
     columns = _columns(panels)
     height = max(sum(_height(panels[family]) for family in column) for column in columns)
-    fig = plt.figure(figsize=(7.2 * len(columns), 0.24 * height + 1.5), layout="constrained")
+    fig = plt.figure(
+        figsize=(max(11, 7.2 * len(columns)), 0.24 * height + 1.5), layout="constrained"
+    )
     halves: Any = fig.subfigures(2, 1, height_ratios=[1.1, 0.24 * height])
     head, body = halves
     parts: Any = body.subfigures(1, len(columns), squeeze=False)
@@ -46,14 +76,24 @@ def plot(path: Path, machine: dict[str, Any], results: Results) -> None:
         axes = part.subplots(len(column), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, family in zip(axes, column, strict=True):
             _panel(ax, TITLES[family], panels[family])
-    _head(head, machine, {name for rows in panels.values() for row in rows for name in row.rounds})
+    names = {name for rows in panels.values() for row in rows for name in row.compared}
+    _head(head, title, machine, names)
     fig.savefig(path, dpi=130, facecolor="white")
     plt.close(fig)
 
 
 def _height(rows: list[Row]) -> float:
     """In bars: those of the rows, a gap for each row, and the panel's title and axis."""
-    return sum(len(row.compared) + 1 for row in rows) + 3.5
+    return sum(_lines(row) + _gap(row) for row in rows) + 3.5
+
+
+def _lines(row: Row) -> int:
+    return 1 if len(row.subjects) > 1 else len(row.compared)
+
+
+def _gap(row: Row) -> float:
+    """Below a row: next to bars its label has three lines, next to dots one."""
+    return 0.0 if len(row.subjects) > 1 else max(1.0, 2.4 - len(row.compared))
 
 
 def _columns(panels: Results) -> list[list[str]]:
@@ -69,38 +109,29 @@ def _columns(panels: Results) -> list[list[str]]:
 def _panel(ax: Axes, title: str, rows: list[Row]) -> None:
     ticks, labels, top, largest = [], [], 0.0, 0.0
     for row in rows:
-        figures = {name: row.figure(name) for name in row.compared}
-        for k, (name, figure) in enumerate(figures.items()):
-            ours = name == SUBJECT
-            ax.barh(top + k, figure, height=0.86, color=COLORS[name])
-            ax.annotate(
-                f"{figure:.3g}",
-                (figure, top + k),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                color=INK,
-                fontweight="bold" if ours else "normal",
-                bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6},
-                zorder=4,
-            )
-        bottom = top + len(figures) - 1
+        bottom = top + _lines(row) - 1
+        span = (top - 0.6, bottom + 0.6)
+        if row.not_measured:
+            ax.annotate("not measured", (0, (top + bottom) / 2), **_TEXT, color=INK, alpha=0.6)
+        elif len(row.subjects) > 1:
+            _dots(ax, row, top)
+        else:
+            _bars(ax, row, top)
         if row.bound:
-            span = (top - 0.6, bottom + 0.6)
             ax.plot([row.bound.must] * 2, span, color=INK, lw=2, solid_capstyle="butt", zorder=3)
-            if row.bound.aim:
-                ax.plot([row.bound.aim] * 2, span, color=INK, lw=1, ls=(0, (2, 1.5)), zorder=3)
             largest = max(largest, row.bound.must)
-        largest = max(largest, *figures.values())
+        if row.bound and row.bound.aim:
+            ax.plot([row.bound.aim] * 2, span, color=INK, lw=1, ls=(0, (2, 1.5)), zorder=3)
+        if not row.not_measured:
+            largest = max(largest, *map(row.figure, row.compared))
         ticks.append((top + bottom) / 2)
         labels.append(_label(row))
-        top = bottom + 2
+        top = bottom + 1 + _gap(row)
     if rows[0].baseline:
         ax.axvline(1, color=INK, lw=0.8, alpha=0.45, zorder=0)
     ax.set_yticks(ticks, labels, fontsize=8.5, color=INK)
-    ax.set_ylim(top - 0.9, -1.1)
-    ax.set_xlim(0, largest * 1.13)
+    ax.set_ylim(bottom + 1.1, -1.1)
+    ax.set_xlim(0, (largest or 1.0) * 1.13)
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     ax.set_xlabel("time / baseline" if rows[0].baseline else rows[0].unit, fontsize=8, color=INK)
     ax.tick_params(axis="x", labelsize=8, colors=INK, length=3)
@@ -109,20 +140,50 @@ def _panel(ax: Axes, title: str, rows: list[Row]) -> None:
     ax.spines["bottom"].set_color("#a0aec0")
 
 
+_TEXT: dict[str, Any] = {
+    "xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8, "zorder": 4,
+    "bbox": {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6},
+}  # fmt: skip
+
+
+def _bars(ax: Axes, row: Row, top: float) -> None:
+    for k, name in enumerate(row.compared):
+        figure = row.figure(name)
+        ax.barh(top + k, figure, height=0.86, color=COLORS[name])
+        ax.annotate(
+            f"{figure:.3g}",
+            (figure, top + k),
+            **_TEXT,
+            color=INK,
+            fontweight="bold" if name == SUBJECT else "normal",
+        )
+
+
+def _dots(ax: Axes, row: Row, y: float) -> None:
+    figures = {name: row.figure(name) for name in row.compared}
+    ax.plot([0, max(figures.values())], [y, y], color="#e2e8f0", lw=1, zorder=1)
+    for name, figure in figures.items():
+        ax.scatter(figure, y, s=26, color=COLORS[name], zorder=4)
+    ax.annotate(f"{max(figures.values()):.3g}", (max(figures.values()), y), **_TEXT, color=INK)
+
+
 def _label(row: Row) -> str:
+    if len(row.subjects) > 1:
+        return row.name
     lines = [row.name, " ".join(filter(None, (row.sizes, row.dtype)))]
     if row.baseline:
-        lines.append(f"baseline {row.baseline}: {row.value_name(row.baseline)}")
+        value = "" if row.not_measured else f": {row.value_name(row.baseline)}"
+        lines.append(f"baseline {row.baseline}{value}")
     return "\n".join(filter(None, lines))
 
 
-def _head(head: Any, machine: dict[str, Any], names: set[str]) -> None:
+def _head(head: Any, title: str, machine: dict[str, Any], names: set[str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
     head.text(
-        0.012, 0.86, "torchcalc beside eager PyTorch and torch.compile: shorter is better",
+        0.012, 0.86, f"{title}: shorter is better",
         fontsize=14, fontweight="bold", color=INK, va="top",
     )  # fmt: skip
     head.text(

@@ -1,4 +1,4 @@
-"""The README's table of results: ``python -m benchmarks.readme RESULTS.json`` prints it."""
+"""The README's tables of results: ``python -m benchmarks.readme RESULTS.json`` prints them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,28 @@ def table(results: dict[str, Any]) -> str:
     for row in results["rows"]:
         if row["must"] is None or row["family"] not in _FAMILIES:
             continue
-        contenders = row["contenders"]
         cells = [
             _name(row),
             row["baseline"] or row["unit"],
-            _figure(contenders.get("eager")),
-            _figure(contenders.get("torch.compile")),
-            f"**{_figure(contenders['torchcalc'])}**",
+            _figure(row, "eager"),
+            _figure(row, "torch.compile"),
+            f"**{_figure(row, 'torchcalc')}**",
             f"{row['must']:g}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def calls_table(results: dict[str, Any]) -> str:
+    """A Markdown table of what calls cost; empty where the results have none."""
+    rows = [row for row in results["rows"] if row["family"] == "calls" and row["must"] is not None]
+    lines = ["| call | compared with | torchcalc | bound | aim |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row['name']} | {row['baseline']} | **{_figure(row, 'torchcalc')}** "
+        f"| {row['must']:g} | {row['aim']:g} |"
+        for row in rows
+    ]
+    return "\n".join(lines) if rows else ""
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -39,11 +50,15 @@ def _name(row: dict[str, Any]) -> str:
     return f"{prefix}{row['name']}" + (f", {details}" if details else "")
 
 
-def _figure(contender: dict[str, Any] | None) -> str:
-    if contender is None:
+def _figure(row: dict[str, Any], contender: str) -> str:
+    entry = row["contenders"].get(contender)
+    if entry is None:
         return ""
-    return f"{contender.get('ratio', contender['median']):.3g}"
+    if row.get("not_measured"):
+        return "not measured"
+    return f"{entry.get('ratio', entry['median']):.3g}"
 
 
 if __name__ == "__main__":
-    print(table(json.loads(Path(sys.argv[1]).read_text())))
+    recorded = json.loads(Path(sys.argv[1]).read_text())
+    print(table(recorded), calls_table(recorded), sep="\n\n")

@@ -28,9 +28,31 @@ def print_tables(results: Results) -> None:
     show = _print_rich if importlib.util.find_spec("rich") else _print_plain
     for family, rows in results.items():
         show(family, *_table(rows))
-    bounded = [row for rows in results.values() for row in rows if row.bound]
+        for reason in dict.fromkeys(row.not_measured for row in rows if row.not_measured):
+            names = "; ".join(_name(row) for row in rows if row.not_measured == reason)
+            print(f"Not measured because {reason}: {names}.")
+    for line in summary([row for rows in results.values() for row in rows]):
+        print(line)
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """How many bounds are met, and how many rows are without figures."""
+    bounded = [row for row in rows if row.bound]
+    lines = []
     if bounded:
-        print(f"{sum(bool(row.passed) for row in bounded)} of {len(bounded)} bounds are met.")
+        missed = sum(row.passed is False for row in bounded)
+        open_ = sum(row.passed is None for row in bounded)
+        counts = [f"{len(bounded) - missed - open_} of {len(bounded)} bounds are met"]
+        counts += [f"{missed} missed"] * bool(missed) + [f"{open_} not measured"] * bool(open_)
+        lines.append(", ".join(counts) + ".")
+    unmeasured = sum(row.not_measured is not None for row in rows)
+    if unmeasured:
+        lines.append(f"{unmeasured} of {len(rows)} rows were not measured.")
+    return lines
+
+
+def _name(row: Row) -> str:
+    return " ".join(filter(None, (row.name, row.sizes, row.dtype)))
 
 
 def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -43,15 +65,19 @@ def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
 
 # Cells have two lines, or one where there is less to say.
 def _line(row: Row, contenders: Iterable[str]) -> list[str]:
+    measured = not row.not_measured
+    share = measured and row.roof
     return [
         f"{row.name}\n{' '.join((row.sizes, row.dtype))}".strip(),
-        f"{row.baseline}\n{row.value_name(row.baseline)}" if row.baseline else "",
+        f"{row.baseline}\n{row.value_name(row.baseline) if measured else ''}".strip()
+        if row.baseline
+        else "",
         *(_cell(row, name) for name in contenders),
         f"{row.bound.must:.4g}" if row.bound else "",
         f"{row.bound.aim:.4g}" if row.bound and row.bound.aim else "",
         _verdict(row),
         f"{row.ratio(row.roof.contender, SUBJECT):.0%}\nof {row.roof_rate:.3g} {row.roof.unit}"
-        if row.roof
+        if share
         else "",
     ]
 
@@ -59,17 +85,18 @@ def _line(row: Row, contenders: Iterable[str]) -> list[str]:
 def _cell(row: Row, contender: str) -> str:
     if contender not in row.rounds:
         return ""
+    if row.not_measured:
+        return "not\nmeasured" if contender in row.subjects else ""
     value = row.value_name(contender)
     return f"{row.figure(contender):.2f}x\n{value}" if row.baseline else value
 
 
 def _verdict(row: Row) -> str:
-    if row.bound is None:
+    if row.bound is None or row.not_measured:
         return ""
     if not row.passed:
         return "MISSED"
-    aim = row.bound.aim
-    return "met, aim\ntoo" if aim and row.figure(SUBJECT) <= aim else "met"
+    return "met, aim\ntoo" if row.bound.aim and row.within(row.bound.aim) else "met"
 
 
 def _print_rich(title: str, header: list[str], lines: list[list[str]]) -> None:
@@ -84,7 +111,8 @@ def _print_rich(title: str, header: list[str], lines: list[list[str]]) -> None:
         style = "bold" if name == SUBJECT else None
         table.add_column(name, justify="right" if column else "left", style=style)
     for line in lines:
-        table.add_row(*line, style="red" if "MISSED" in line else None)
+        style = "red" if "MISSED" in line else "dim" if "not\nmeasured" in line else None
+        table.add_row(*line, style=style)
     console = Console()
     if not console.is_terminal:
         console.width = 120

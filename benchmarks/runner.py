@@ -1,4 +1,4 @@
-"""Runs the tasks of the families, each row in a process of its own."""
+"""Runs the tasks of the families, each in a process of its own unless it says otherwise."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import importlib.util
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import count, groupby
+from multiprocessing.connection import Connection
 
 import torch
 
 from benchmarks import (
+    bench_calls,
     bench_dropout,
+    bench_dtypes,
     bench_import,
     bench_linear_act,
     bench_memory,
     bench_optim,
+    bench_penalty,
     bench_prox,
 )
 from benchmarks.harness import Config, Row, Task
+from benchmarks.quiet import Watch
 
 FAMILIES = {
     "dropout": bench_dropout,
@@ -28,23 +33,36 @@ FAMILIES = {
     "prox": bench_prox,
     "memory": bench_memory,
     "import": bench_import,
+    "calls": bench_calls,
+    "dtypes": bench_dtypes,
+    "penalty": bench_penalty,
 }
+SPAWN = multiprocessing.get_context("spawn")
+POLL = 0.3  # seconds between two looks at what a row's process does
 
 
 def run(config: Config, families: list[str]) -> dict[str, list[Row]]:
     """The rows of each family.
 
     Memory that one row has freed makes allocation several times cheaper for the next, so the order
-    of the rows would show: a fresh process each, unless times mean nothing anyway.
+    of the rows would show: a fresh process each, unless the row does not depend on it, or times
+    mean nothing anyway.
     """
+    tasks = {name: FAMILIES[name].tasks(config) for name in families}
     results: dict[str, list[Row]] = {name: [] for name in families}
-    tasks = [(name, task) for name in families for task in FAMILIES[name].tasks(config)]
-    measure = run_task if config.quick else run_isolated
-    with progress(len(tasks)) as start:
-        for name, task in tasks:
-            start(f"{name}: {task.name}")
-            results[name].append(measure(task))
+    measure = run_here if config.quick else run_apart
+    with progress(sum(map(len, tasks.values())), config.watch) as show:
+        for name in families:
+            for batch in batches(tasks[name]):
+                results[name] += measure(batch, show)
     return results
+
+
+def batches(tasks: list[Task]) -> list[list[Task]]:
+    """The tasks in order, those that share a process together."""
+    alone = count()
+    groups = groupby(tasks, lambda task: next(alone) if task.alone else "together")
+    return [list(group) for _, group in groups]
 
 
 def run_task(task: Task) -> Row:
@@ -52,20 +70,61 @@ def run_task(task: Task) -> Row:
     return task.run()
 
 
-def run_isolated(task: Task) -> Row:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(run_task, task).result()
+def run_here(tasks: list[Task], show: Callable[..., None]) -> Iterator[Row]:
+    for task in tasks:
+        show(task.name)
+        yield run_task(task)
+
+
+def run_apart(tasks: list[Task], show: Callable[..., None]) -> Iterator[Row]:
+    """The tasks' rows, measured in one new process."""
+    ours, theirs = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(target=_send_rows, args=(tasks, theirs))
+    process.start()
+    theirs.close()  # else the end of the process would not end the pipe
+    for task in tasks:
+        show(task.name)
+        while not ours.poll(POLL):
+            show()
+        try:
+            row: Row = ours.recv()
+        except EOFError:
+            process.join()
+            raise RuntimeError(
+                f"{task.name}: its process ended with exit code {process.exitcode}"
+            ) from None
+        yield row
+    process.join()  # so that its end does not disturb the next
+
+
+def _send_rows(tasks: list[Task], pipe: Connection) -> None:
+    for task in tasks:
+        pipe.send(run_task(task))
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """Gives a function to call at the start of each task; a bar if there is a terminal for it."""
+def progress(total: int, watch: Watch | None) -> Iterator[Callable[..., None]]:
+    """Gives a function to call with the name of each task that starts, and without in between.
+
+    It shows a bar if there is a terminal for it, and there, that rounds wait for quiet.
+    """
     if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda description: None
+        yield lambda description="": None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total, completed=-1)
-        yield lambda description: bar.update(task, advance=1, description=description)
+        name, left = "", watch.left if watch else 0.0
+
+        def show(description: str = "") -> None:
+            nonlocal name, left
+            name = description or name
+            before, left = left, watch.left if watch else 0.0
+            waiting = f" (the cores are busy; waiting for {left:.0f} s at most)"
+            bar.update(
+                task, advance=bool(description), description=name + waiting * (left < before)
+            )
+
+        yield show

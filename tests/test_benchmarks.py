@@ -1,9 +1,12 @@
 """The benchmarks run, and compute from what they record what they say."""
 
+import io
 import json
 import os
-import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -13,10 +16,23 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks is part of the checkout, not of the package
 
-from benchmarks import readme, report  # noqa: E402
+from benchmarks import bench_memory, readme, report  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.harness import Bound, Config, Roof, Row, interleave, wall_clock  # noqa: E402
-from benchmarks.runner import FAMILIES, run  # noqa: E402
+from benchmarks.bench_dtypes import HALF  # noqa: E402
+from benchmarks.clocks import call_clock, wall_clock  # noqa: E402
+from benchmarks.harness import (  # noqa: E402
+    Bound,
+    Config,
+    Roof,
+    Row,
+    Task,
+    one_round,
+    threads,
+    unsteady,
+)
+from benchmarks.runner import FAMILIES, batches, run_apart  # noqa: E402
+
+CPU = torch.device("cpu")
 
 ROW = Row(
     "step",
@@ -35,18 +51,13 @@ def quick(tmp_path_factory):
     """What a quick run prints, the folder it writes to, and the JSON file in it."""
     out = tmp_path_factory.mktemp("results")
     arguments = ["--quick", "--no-compile", "--device", "cpu", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # whoever else uses the cores
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # no progress bar where there is no terminal
+    stdout, stderr = io.StringIO(), io.StringIO()
+    # One thread: others use the cores.
+    with threads(1), redirect_stdout(stdout), redirect_stderr(stderr):
+        main(arguments)
+    assert stderr.getvalue() == ""  # no progress bar where there is no terminal
     (path,) = out.glob("*.json")
-    return done.stdout, path, json.loads(path.read_text())
+    return stdout.getvalue(), path, json.loads(path.read_text())
 
 
 def test_result_file(quick):
@@ -54,12 +65,15 @@ def test_result_file(quick):
     keys = "date torch torchcalc commit python device cpu cores threads gpu rows"
     assert list(results) == keys.split()
     assert results["torch"] == torch.__version__
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    for suffix in ("", "-calls", "-dtypes"):
+        picture = path.with_name(f"{path.stem}{suffix}.png")
+        assert picture.read_bytes().startswith(b"\x89PNG")
     assert {row["family"] for row in results["rows"]} == set(FAMILIES)
-    keys = "family name sizes dtype unit baseline must aim passed roof contenders"
+    keys = "family name sizes dtype unit baseline must aim subjects passed not_measured"
     for row in results["rows"]:
-        assert list(row) == keys.split()
-        assert "torchcalc" in row["contenders"]
+        assert list(row) == [*keys.split(), "roof", "contenders"]
+        assert row["contenders"].keys() >= set(row["subjects"])
+        assert row["not_measured"] is None
 
 
 def test_figures_follow_from_the_rounds(quick):
@@ -67,7 +81,7 @@ def test_figures_follow_from_the_rounds(quick):
         contenders = row["contenders"]
         for contender in contenders.values():
             rounds = contender["rounds"]
-            assert len(rounds) == (3 if row["unit"] == "ms" else 1)
+            assert len(rounds) == (3 if row["unit"] in ("ms", "us") else 1)
             assert contender["median"] == median(rounds)
             if row["baseline"]:
                 others = contenders[row["baseline"]]["rounds"]
@@ -81,13 +95,23 @@ def test_tables(quick):
     assert "2 of 2 bounds are met." in quick[0]
 
 
-def test_saved_bytes_each_row_in_its_own_process():
-    results = run(Config(torch.device("cpu"), repeats=1, compile=False), ["memory"])
-    saved = {row.name: row.rounds for row in results["memory"]}
+def test_saved_bytes_in_another_process_which_then_ends():
+    tasks = [*bench_memory.tasks(Config(CPU, repeats=1)), Task("step", partial(os._exit, 3))]
+    rows = run_apart(tasks, lambda name=None: None)
+    saved = {row.name: row.rounds for row in islice(rows, 2)}
     assert saved == {
         "gelu + dropout": {"eager": [12.0], "torchcalc": [8.0]},
         "relu + dropout": {"eager": [12.0], "torchcalc": [4.0]},
     }
+    with pytest.raises(RuntimeError, match="step: its process ended with exit code 3"):
+        next(rows)
+
+
+def test_help_names_every_family(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"  {family} " in text for family in FAMILIES)
 
 
 def test_without_rich_and_matplotlib(monkeypatch, capsys, tmp_path):
@@ -103,11 +127,26 @@ def test_a_partial_or_quick_run_is_not_recorded(capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("Not written")
 
 
-@pytest.mark.parametrize("args", [["nonsense"], ["--repeats", "0"], ["--repeats", "x"]])
+@pytest.mark.parametrize(
+    "args",
+    [["nonsense"], ["--repeats", "0"], ["--repeats", "x"], ["--wait", "-1"], ["--wait", "nan"]],
+)
 def test_bad_arguments(args, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(args)
     assert args[-1] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_every_dtype_of_every_op(quick):
+    rows = [row for row in quick[2]["rows"] if row["family"] == "dtypes"]
+    for row in rows:
+        assert list(row["contenders"]) == ["float32", "float64", "bfloat16", "float16"]
+        assert row["baseline"] == "float32"
+    names = " ".join(row["name"] for row in rows)
+    for op in ("dropout", "soft_threshold", "prox_l2", "prox_elastic_net", "SGD", "AdamW"):
+        assert op in names
+    for activation in ("identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"):
+        assert f"linear_act {activation}, backward" in names
 
 
 def test_interleaving():
@@ -119,9 +158,9 @@ def test_interleaving():
         return float(next(ticks))
 
     contenders = {name: lambda name=name: order.append(name) for name in "abc"}
-    times = interleave(contenders, 3, clock)
+    rounds = [one_round(contenders, clock, k) for k in range(3)]
     assert "".join(order) == "abc" + "cba" + "abc"
-    assert times == {"a": [0, 5, 6], "b": [1, 4, 7], "c": [2, 3, 8]}
+    assert rounds == [{"a": 0, "b": 1, "c": 2}, {"c": 3, "b": 4, "a": 5}, {"a": 6, "b": 7, "c": 8}]
 
 
 def test_outputs_are_freed_after_the_clock_stops(monkeypatch):
@@ -135,9 +174,31 @@ def test_outputs_are_freed_after_the_clock_stops(monkeypatch):
         now[0] += 0.25
         return Output()
 
-    monkeypatch.setattr("benchmarks.harness.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("benchmarks.clocks.time.perf_counter", lambda: now[0])
     assert wall_clock(contender) == 250.0
     assert now[0] == 100.25
+
+
+def test_calls_are_measured_in_a_loop(monkeypatch):
+    now, calls = [0.0], []
+
+    def contender():
+        now[0] += 20e-6
+        calls.append(now[0])
+
+    monkeypatch.setattr("benchmarks.clocks.time.perf_counter", lambda: now[0])
+    clock = call_clock(CPU, 5e-3)
+    clock(contender)  # finds out how many calls a loop has
+    calls.clear()
+    assert clock(contender) == pytest.approx(20.0)  # microseconds
+    assert len(calls) == 250
+
+
+def test_threads():
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_ratio_is_the_median_over_rounds():
@@ -163,10 +224,89 @@ def test_plain_tables(monkeypatch, capsys):
         "import",
         "      torchcalc  must   bound",
         "slow      0.5 s   0.1  MISSED",
-        "1 of 2 bounds are met.",
+        "1 of 2 bounds are met, 1 missed.",
+    ]
+
+
+def test_an_unsteady_baseline_is_not_measured(monkeypatch):
+    assert unsteady("copy", [1.0, 1.9, 7.0]) is None
+    times = {"copy": 1.0, "torchcalc": 1.0}
+
+    def clock(run):
+        times["copy"] *= 2
+        return times[run()]
+
+    monkeypatch.setattr("benchmarks.harness.wall_clock", clock)
+    contenders = {name: (lambda name=name: name) for name in times}
+    row = Config(CPU, repeats=5).compare("step", "", "", contenders, baseline="copy")
+    assert row.not_measured.startswith("copy is unsteady: median ")
+    times["copy"] = 1.0
+    row = Config(CPU, repeats=5, quick=True).compare("step", "", "", contenders, baseline="copy")
+    assert row.not_measured is None
+
+
+NOT_MEASURED = Row(
+    "pass", "8", "", {"copy": [], "torchcalc": []}, "ms", "copy", Bound(2.0, 1.0),
+    Roof("copy", 1.0, "GB/s"), not_measured="other processes used 1.5 of 2 cores",
+)  # fmt: skip
+
+
+def test_what_was_not_measured_has_no_number(monkeypatch, capsys, tmp_path):
+    machine = {"gpu": "GPU", "torch": "2", "date": "2026-01-01"}
+    results = {"dropout": [NOT_MEASURED, ROW]}
+    for rich in (True, False):
+        if not rich:
+            monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        report.print_tables(results)
+        lines = capsys.readouterr().out.splitlines()
+        assert any("not" in line and "pass" in line for line in lines)
+        assert lines[-3:] == [
+            "Not measured because other processes used 1.5 of 2 cores: pass 8.",
+            "1 of 2 bounds are met, 1 not measured.",
+            "1 of 2 rows were not measured.",
+        ]
+    recorded = json.loads(report.to_json(machine, results))
+    assert recorded["rows"][0]["not_measured"] == NOT_MEASURED.not_measured
+    assert recorded["rows"][0]["passed"] is None
+    assert recorded["rows"][0]["contenders"] == {"copy": {}, "torchcalc": {}}
+    assert "| dropout pass, 8 | copy |  |  | **not measured** | 2 |" in readme.table(recorded)
+
+    from benchmarks.plot import plot
+
+    assert plot(tmp_path / "a.png", machine, results) == [tmp_path / "a.png"]
+    assert plot(tmp_path / "b.png", machine, {"calls": [NOT_MEASURED]}) == [
+        tmp_path / "b-calls.png"
+    ]
+
+
+def test_a_bound_holds_for_all_subjects():
+    rounds = {"float32": [2.0], "bfloat16": [1.0], "float16": [6.0]}
+    row = Row("dropout", "", "", rounds, "ms", "float32", Bound(2.5), subjects=HALF)
+    assert row.passed is False
+    assert row.within(3.0)
+
+
+def test_readme_calls_table():
+    row = ROW.to_json() | {"family": "calls"}
+    assert readme.calls_table({"rows": []}) == ""
+    assert readme.calls_table({"rows": [row]}).splitlines()[2:] == [
+        "| step | copy | **2** | 2 | 1 |"
+    ]
+
+
+def test_tasks_that_share_a_process():
+    tasks = [Task(name, int, alone=name in "abd") for name in "abCCdE"]
+    assert ["".join(t.name for t in batch) for batch in batches(tasks)] == [
+        "a",
+        "b",
+        "CC",
+        "d",
+        "E",
     ]
 
 
 def test_readme_shows_the_recorded_results():
     results = json.loads((ROOT / "benchmarks/results/amd-epyc-2-cores.json").read_text())
-    assert readme.table(results) in (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
+    assert readme.table(results) in text
+    assert readme.calls_table(results) in text

@@ -1,0 +1,162 @@
+"""What a call costs where there is next to nothing to compute: x [8, 16], weight [16, 16].
+
+Everything in one thread, in microseconds of the caller's time; the baseline is the same in PyTorch.
+"no_grad" is measured inside of one ``torch.no_grad()``, entered before the clock starts. "forward +
+backward" is ``y.backward(grad)`` and ``.grad = None`` for all leaves, which is what a training loop
+does: ``torch.autograd.grad`` would leave out how gradients reach their leaves. The compiled rows
+compare torchcalc under torch.compile with PyTorch under torch.compile. SGD's step over 1000 small
+parameters is in the family optim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.harness import SUBJECT, Config, Row, Run, Task
+from torchcalc import nn
+from torchcalc.functional import dropout, linear_act, soft_threshold
+
+ROWS, FEATURES = 8, 16
+P, LAM = 0.1, 0.5
+NO_GRAD, BACKWARD = "no_grad", "forward + backward"
+
+Layer = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Two ways to compute the same of x, or of x and weight."""
+
+    name: str
+    ours: Callable[[], Layer]  # makes it, where it is measured: modules have parameters
+    baseline: str
+    theirs: Callable[[], Layer]
+    modes: tuple[str, ...] = (NO_GRAD, BACKWARD)
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)  # mode -> must, aim
+    operands: int = 1
+    compiled_only: bool = False
+
+
+CALLS = [
+    Call(
+        "linear_act relu",
+        lambda: lambda x, weight: linear_act(x, weight, activation="relu"),
+        "F.relu(F.linear)",
+        lambda: lambda x, weight: F.relu(F.linear(x, weight)),
+        bounds={NO_GRAD: (3.0, 1.5), BACKWARD: (1.6, 1.1)},
+        operands=2,
+    ),
+    Call(
+        "linear_act gelu + dropout",
+        lambda: lambda x, weight: linear_act(x, weight, dropout_p=P),
+        "F.dropout(F.gelu(F.linear))",
+        lambda: lambda x, weight: F.dropout(F.gelu(F.linear(x, weight)), P),
+        modes=(BACKWARD,),
+        bounds={BACKWARD: (0.85, 0.6)},
+        operands=2,
+    ),
+    Call(
+        "nn.LinearAct gelu + dropout",
+        lambda: nn.LinearAct(FEATURES, FEATURES, activation="gelu", dropout_p=P),
+        "nn.Sequential(Linear, GELU, Dropout)",
+        lambda: torch.nn.Sequential(
+            torch.nn.Linear(FEATURES, FEATURES), torch.nn.GELU(), torch.nn.Dropout(P)
+        ),
+        modes=(BACKWARD,),
+        bounds={BACKWARD: (0.8, 0.6)},
+    ),
+    Call(
+        "dropout",
+        lambda: lambda x: dropout(x, P),
+        "F.dropout",
+        lambda: lambda x: F.dropout(x, P),
+        bounds={NO_GRAD: (1.4, 1.0), BACKWARD: (1.4, 1.0)},
+    ),
+    Call(
+        "soft_threshold",
+        lambda: lambda x: soft_threshold(x, LAM),
+        "F.softshrink",
+        lambda: lambda x: F.softshrink(x, LAM),
+        bounds={NO_GRAD: (4.0, 1.5), BACKWARD: (1.6, 1.1)},
+    ),
+    Call(
+        "three nn.LinearAct relu",
+        lambda: torch.nn.Sequential(
+            *(nn.LinearAct(FEATURES, FEATURES, activation="relu") for _ in range(3))
+        ),
+        "three nn.Linear, nn.ReLU",
+        lambda: torch.nn.Sequential(
+            *(
+                layer
+                for _ in range(3)
+                for layer in (torch.nn.Linear(FEATURES, FEATURES), torch.nn.ReLU())
+            )
+        ),
+        compiled_only=True,
+    ),
+]
+
+
+def tasks(config: Config) -> list[Task]:
+    eager, compiled = (
+        [
+            Task(
+                f"{call.name}, {mode}" + ", compiled" * compiled,
+                partial(row, config, k, mode, compiled),
+                alone=False,  # nothing here is large enough for its memory to matter
+            )
+            for k, call in enumerate(CALLS)
+            if compiled or not call.compiled_only
+            for mode in call.modes
+        ]
+        for compiled in (False, True)
+    )
+    return eager + compiled * config.compile
+
+
+def row(config: Config, index: int, mode: str, compiled: bool) -> Row:
+    """A row of ``CALLS[index]``, whose functions could not be sent to the process that measures."""
+    call = CALLS[index]
+    prefix = "compiled " * compiled
+    bound = None if compiled else call.bounds.get(mode)
+    torch._dynamo.reset()  # guards of earlier rows would be asked first
+    with torch.set_grad_enabled(mode == BACKWARD):
+        return config.compare(
+            f"{prefix}{call.name}, {mode}",
+            f"{ROWS} x {FEATURES}" + f" -> {FEATURES}" * ("inear" in call.name),
+            "float32",
+            {
+                prefix + call.baseline: contender(config, call, call.theirs(), mode, compiled),
+                SUBJECT: contender(config, call, call.ours(), mode, compiled),
+            },
+            baseline=prefix + call.baseline,
+            bound=config.bound(*bound) if bound else None,
+            one_thread=True,
+            calls=True,
+        )
+
+
+def contender(config: Config, call: Call, layer: Layer, mode: str, compiled: bool) -> Run:
+    x, weight = config.tensor(ROWS, FEATURES), config.tensor(FEATURES, FEATURES)
+    operands = [t.requires_grad_() for t in (x, weight)[: call.operands]]
+    leaves = list(operands)
+    if isinstance(layer, torch.nn.Module):
+        leaves += layer.to(config.device).parameters()
+    if compiled:
+        layer = torch.compile(layer, dynamic=False)
+    if mode == NO_GRAD:
+        return partial(layer, *operands)
+    grad = torch.ones_like(x)
+
+    def run() -> None:
+        layer(*operands).backward(grad)
+        for leaf in leaves:
+            leaf.grad = None
+
+    return run
