@@ -248,7 +248,7 @@ def soft_threshold(x: Tensor, lam: Tensor | float) -> Tensor:
     """
     if has_torch_function_unary(x):
         return _overridden(soft_threshold, x, lam)
-    return _prox("soft_threshold", x, ("lam", lam), ("l2", 0.0))
+    return _prox("soft_threshold", x, lam, 0.0, "lam", "l2")
 
 
 def prox_l2(x: Tensor, lam: Tensor | float) -> Tensor:
@@ -260,7 +260,7 @@ def prox_l2(x: Tensor, lam: Tensor | float) -> Tensor:
     """
     if has_torch_function_unary(x):
         return _overridden(prox_l2, x, lam)
-    return _prox("prox_l2", x, ("l1", 0.0), ("lam", lam))
+    return _prox("prox_l2", x, 0.0, lam, "l1", "lam")
 
 
 def prox_elastic_net(x: Tensor, l1: Tensor | float, l2: Tensor | float) -> Tensor:
@@ -272,30 +272,30 @@ def prox_elastic_net(x: Tensor, l1: Tensor | float, l2: Tensor | float) -> Tenso
     """
     if has_torch_function_unary(x):
         return _overridden(prox_elastic_net, x, l1, l2)
-    return _prox("prox_elastic_net", x, ("l1", l1), ("l2", l2))
-
-
-def _as_input(op: str, name: str, lam: Any, x: Tensor) -> Any:
-    if isinstance(lam, Tensor) or lam == 0:
-        return lam
-    return x.new_ones(()) * check_number(op, name, lam)
+    return _prox("prox_elastic_net", x, l1, l2, "l1", "l2")
 
 
 def _prox(
-    op: str, x: Tensor, l1: tuple[str, Tensor | float], l2: tuple[str, Tensor | float]
+    op: str, x: Tensor, l1: Tensor | float, l2: Tensor | float, l1_name: str, l2_name: str
 ) -> Tensor:
     try:
         if torch.compiler.is_dynamo_compiling():
             # A number that an op takes is a constant of the graph, a tensor is an input.
-            l1, l2 = ((name, _as_input(op, name, lam, x)) for name, lam in (l1, l2))
-        elif type(l1[1]) is type(l2[1]) is float and l1[1] >= 0 and l2[1] >= 0:
-            y: Tensor = _prox_op.prox(x, None, None, l1[1], l2[1])
+            l1, l2 = _as_input(op, l1_name, l1, x), _as_input(op, l2_name, l2, x)
+        elif type(l1) is type(l2) is float and l1 >= 0 and l2 >= 0:
+            y: Tensor = _prox_op.prox(x, None, None, l1, l2)
             return y
         check_floating(op, "x", x)
-        l1_tensor, l1_value = check_strength(op, *l1, x)
-        l2_tensor, l2_value = check_strength(op, *l2, x)
+        l1_tensor, l1_value = check_strength(op, l1_name, l1, x)
+        l2_tensor, l2_value = check_strength(op, l2_name, l2, x)
         y = _prox_op.prox(x, l1_tensor, l2_tensor, l1_value, l2_value)
     except RuntimeError:
         check_floating(op, "x", x)
         raise
     return y
+
+
+def _as_input(op: str, name: str, lam: Tensor | float, x: Tensor) -> Tensor | float:
+    if isinstance(lam, Tensor) or lam == 0:
+        return lam
+    return x.new_ones(()) * check_number(op, name, lam)

@@ -77,14 +77,23 @@ inline Shape contiguous_strides(const Shape& shape) {
   return strides;
 }
 
-// A contiguous tensor of its own; as torch::stable::new_empty, without the way by the dispatcher.
-inline Tensor empty(const Shape& shape, const Kind& kind) {
-  const Shape strides = contiguous_strides(shape);
+// As torch::stable::new_empty, without the way by the dispatcher.
+inline Tensor empty_strided(size_t dim, const int64_t* shape, const int64_t* strides,
+                            const Kind& kind) {
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
-                               kind.dtype, kind.device_type, kind.device_index, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(dim), shape, strides,
+                                                         kind.dtype, kind.device_type,
+                                                         kind.device_index, &handle));
   return Tensor(handle);
+}
+
+inline Tensor empty(const Shape& shape, const Kind& kind) {
+  return empty_strided(shape.size(), shape.data(), contiguous_strides(shape).data(), kind);
+}
+
+inline Tensor empty_like(const Tensor& contiguous, const Kind& kind) {
+  const auto shape = contiguous.sizes(), strides = contiguous.strides();
+  return empty_strided(shape.size(), shape.data(), strides.data(), kind);
 }
 
 inline OptionalTensor empty_if(bool wanted, const Shape& shape, const Kind& kind) {

@@ -17,7 +17,7 @@ Tensor dropout(const Tensor& x, const Tensor& seed, int64_t threshold) {
   const Kind kind(x);
   const int64_t* seed_ptr = checked_seed(seed, threshold, kind, op);
   const typename Device::Guard guard(x);
-  const Tensor dense = as_contiguous(x), y = empty(shape_of(x), kind);
+  const Tensor dense = as_contiguous(x), y = empty_like(dense, kind);
   if (x.numel() == 0) return y;
   dispatch_dtype(x.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     Device::dropout(static_cast<const T*>(dense.data_ptr()), static_cast<T*>(y.data_ptr()),

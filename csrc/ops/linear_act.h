@@ -141,9 +141,8 @@ ActGradResult act_grad_into(const char* op, const Tensor& grad, const OptionalTe
 
   const Tensor g = as_contiguous(grad);
   const OptionalTensor kept = as_contiguous(saved);
-  const Shape shape = shape_of(grad);
-  const int64_t cols = shape.back(), rows = cols > 0 ? g.numel() / cols : 0;
-  const Tensor dz = empty(shape, kind);
+  const int64_t cols = g.size(g.dim() - 1), rows = cols > 0 ? g.numel() / cols : 0;
+  const Tensor dz = empty_like(g, kind);
   const OptionalTensor dbias = empty_if(bias_grad, {cols}, kind);
   const OptionalTensor partial = empty_if(bias_grad, {row_chunks(rows), cols}, kind.opmath());
   // y = scale * a: its derivatives take one power of the scale less for each order.

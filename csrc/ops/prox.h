@@ -40,7 +40,9 @@ struct ProxInputs {
     return as_contiguous(t);
   }
 
-  Tensor result(bool wanted = true) const { return empty(wanted ? shape_of(x) : Shape{0}, kind); }
+  Tensor result(bool wanted = true) const {
+    return wanted ? empty_like(x, kind) : empty({0}, kind);
+  }
 
   template <class T>
   static Strength<T, opmath_t<T>> strength(const OptionalTensor& t, double value) {

@@ -109,8 +109,11 @@ class Function:
 
     @classmethod
     def record_on(cls, kernels: Kernels) -> Callable[..., Any]:
+        # A copy of forward with a default: a partial object would cost each call more.
+        forward = types.FunctionType(cls.forward.__code__, cls.forward.__globals__)
+        forward.__kwdefaults__ = {"kernels": kernels}
         body = {
-            "forward": staticmethod(partial(cls.forward, kernels=kernels)),
+            "forward": staticmethod(forward),
             "backward": staticmethod(cls.backward),
             "jvp": staticmethod(_as_jvp(cls.tangents)),
             "__module__": cls.__module__,
@@ -164,10 +167,7 @@ def register(
         # A call costs no more than PyTorch's own if little is looked up on its way.
         is_dynamo_compiling = torch.compiler.is_dynamo_compiling
         is_plain, tls_included = _PLAIN.issuperset, _C._dispatch_tls_local_include_set
-        is_function_mode, is_profiler = (
-            _C._is_torch_function_mode_enabled,
-            _C._autograd._profiler_enabled,
-        )
+        is_profiler = _C._autograd._profiler_enabled
         is_grad_enabled, any_requires_grad = torch.is_grad_enabled, _C._any_requires_grad
         is_excluded = _C._dispatch_tls_is_dispatch_key_excluded
         has_cuda = "cuda" in NATIVE
@@ -184,7 +184,7 @@ def register(
             if (
                 is_plain(map(type, args))
                 and tls_included().raw_repr() in _QUIET
-                and not (is_function_mode() or is_profiler())
+                and not is_profiler()
             ):
                 x = args[where]
                 if x.is_cpu:
@@ -194,7 +194,7 @@ def register(
                 else:
                     return otherwise(*args)
                 if forward_ad._current_level < 0 and not (
-                    is_grad_enabled() and any_requires_grad(*args)
+                    is_grad_enabled() and (x.requires_grad or any_requires_grad(*args))
                 ):
                     return kernel(*args)
                 if not is_excluded(_AUTOGRAD):

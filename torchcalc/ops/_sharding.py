@@ -89,7 +89,7 @@ def _register() -> None:
                 results: Placements = [dz]
                 if with_bias:
                     results.append(Shard(0) if dim == grad.ndim - 1 else Partial())
-                inputs = [dz, like(saved, dz), like(seed, everywhere), None]
+                inputs: Placements = [dz, like(saved, dz), like(seed, everywhere), None]
                 rules.append((results, [*inputs, *(None for _ in options)]))
             return rules
 
@@ -104,8 +104,8 @@ def _register() -> None:
                 shard = Shard(dim)
                 # Gradients of strengths come after those of all other tensors, if at all.
                 absent = [everywhere if t is None else shard for t in strengths][: outputs - 1]
-                results = [shard] * (outputs - len(absent)) + absent
-                inputs = [
+                results: Placements = [*[shard] * (outputs - len(absent)), *absent]
+                inputs: Placements = [
                     like(t, shard if t is not None and t.shape == x.shape else everywhere)
                     for t in tensors
                 ]

@@ -134,8 +134,7 @@ class _Prox(Function):
     @staticmethod
     def backward(ctx: Any, c_y: Tensor) -> tuple[Any, ...]:
         x, l1, l2 = ctx.saved_tensors
-        _, need_l1, need_l2, _, _ = ctx.needs_input_grad
-        if not (need_l1 or need_l2):
+        if l1 is l2 is None or True not in ctx.needs_input_grad[1:]:
             return prox_x_grad(c_y, x, l1, l2, *ctx.values), None, None, None, None
         dx, dl1, dl2 = prox_grad(c_y, x, l1, l2, *ctx.values)
         return dx, _sum_to(dl1, l1), _sum_to(dl2, l2), None, None
