@@ -18,7 +18,7 @@ demo: build  ## train small models and plot the results into runs/demo
 # With nvcc at hand the CUDA kernels are compiled even where torch has no CUDA to run them.
 test: export TORCHCALC_CUDA ?= $(if $(shell command -v nvcc),1)
 test: build  ## build and run all tests (those marked cuda need a GPU)
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --durations=20
 
 bench: build  ## compare with eager PyTorch and torch.compile
 	$(PY) -m benchmarks

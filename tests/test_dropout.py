@@ -163,6 +163,13 @@ def test_same_bits_for_any_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def test_a_seed_may_be_any_integer():
+    x = torch.ones(64)
+    expected = functional.dropout(x, 0.5, seed=3)
+    for seed in (np.int64(3), np.int32(3), torch.tensor(3), torch.tensor([[3]])):
+        assert torch.equal(functional.dropout(x, 0.5, seed=seed), expected)
+
+
 def test_torchs_generator_draws_the_seed(device):
     x = torch.ones(1000, device=device)
     torch.manual_seed(3)

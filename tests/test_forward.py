@@ -12,6 +12,8 @@ import pytest
 import torch
 from conftest import rows
 
+from torchcalc import functional
+
 SMALL = 64  # elements
 HALF = (torch.bfloat16, torch.float16)
 
@@ -96,3 +98,57 @@ def test_nan_and_inf_propagate_as_in_pytorch(op, device, value):
         expected = torch.autograd.grad(exact, exact_inputs, torch.ones_like(exact))
         for grad, e in zip(grads, expected, strict=True):
             torch.testing.assert_close(grad, e.float(), equal_nan=True, msg=sample.name)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 3.0, 10.0])
+def test_tanh_is_within_a_unit_in_the_last_place(scale):
+    z = scale * torch.linspace(-1, 1, 100_001).view(-1, 1)
+    exact = z.double().tanh()
+    unit = 2.0 ** (torch.frexp(exact)[1].double() - 24)
+    actual = functional.linear_act(z, torch.ones(1, 1), activation="tanh")
+    assert ((actual.double() - exact).abs() / unit).max() < 1.2  # 0.95 where there is FMA
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+def test_derivatives_far_from_zero(activation, order, dtype, device):
+    largest = min(torch.finfo(dtype).max, 1e38)
+    z = torch.tensor([50.0, 1e3, 1e4, 1e10, 1e20, largest]).clamp(max=largest).to(device, dtype)
+    z = torch.cat([z, -z]).requires_grad_()
+    weight = torch.ones(1, 1, device=device, dtype=dtype)
+    derivative = functional.linear_act(z.view(-1, 1), weight, activation=activation).view(-1)
+    for _ in range(order):
+        (derivative,) = torch.autograd.grad(derivative.sum(), z, create_graph=True)
+    expected = torch.zeros_like(z) if order == 2 else (z > 0).to(dtype)
+    torch.testing.assert_close(derivative, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_saturated_units_get_no_gradient(activation, p, dtype, device):
+    # With dropout y = scale * a is what is kept, and rounded: a is told from it.
+    z = torch.full((512, 1), 50.0, device=device, dtype=dtype, requires_grad=True)
+    weight = torch.ones(1, 1, device=device, dtype=dtype)
+    functional.linear_act(z, weight, activation=activation, dropout_p=p).sum().backward()
+    assert (z.grad == 0).all()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_gradients_near_saturation_keep_the_law(activation, p, device, dtype):
+    z = torch.linspace(0, 8, 4001, device=device, dtype=dtype).view(-1, 1)
+    weight = torch.ones(1, 1, device=device, dtype=dtype)
+    f = getattr(torch, activation)
+    exact_z = z.double().requires_grad_()
+    (exact,) = torch.autograd.grad(f(exact_z).sum(), exact_z)
+    eager_z = z.clone().requires_grad_()
+    (eager,) = torch.autograd.grad(f(eager_z).sum(), eager_z)
+    ours_z = z.clone().requires_grad_()
+    y = functional.linear_act(ours_z, weight, activation=activation, dropout_p=p, seed=1)
+    (ours,) = torch.autograd.grad(y.sum(), ours_z)
+    scale = 65536 / (65536 - round(65536 * p))
+    kept = ours != 0
+    error = (ours.double() / scale - exact)[kept].abs().max()
+    bound = 2 * (eager.double() - exact).abs().max() + 2 * torch.finfo(dtype).eps
+    assert error <= bound
+    assert (ours >= 0).all()

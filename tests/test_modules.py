@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+import torch.fx.experimental.optimization
 
 import torchcalc
 from torchcalc import functional, nn
@@ -24,6 +25,22 @@ def test_linear_act_has_linears_parameters(device):
     linear.load_state_dict(layer.state_dict())
     x = torch.randn(3, 5, device=device)
     torch.testing.assert_close(layer(x), torch.nn.functional.gelu(linear(x)))
+
+
+def test_linear_act_is_no_linear():
+    # What merges, fuses or replaces linear layers would forget the activation.
+    layer = nn.LinearAct(5, 7, activation="relu", dtype=torch.float64)
+    assert not isinstance(layer, torch.nn.Linear)
+    assert (layer.in_features, layer.out_features) == (5, 7)
+    model = torch.nn.Sequential(layer, torch.nn.BatchNorm1d(7, dtype=torch.float64)).eval()
+    model[1].running_mean.fill_(0.5)
+    fused = torch.fx.experimental.optimization.fuse(model)
+    x = torch.randn(3, 5, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), model(x))
+    before = layer.weight.detach().clone()
+    layer.reset_parameters()
+    assert not torch.equal(layer.weight, before)
+    assert nn.LinearAct(5, 7, bias=False).bias is None
 
 
 def test_dropout_only_in_training():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
 
 from torchcalc import functional, nn, prox
 
@@ -84,3 +85,36 @@ def test_soft_threshold_module_learns_its_threshold():
     assert list(module.state_dict()) == ["lam"]
     assert not list(nn.SoftThreshold(0.5).state_dict())
     assert list(dict(nn.SoftThreshold(torch.tensor(0.5)).named_buffers())) == ["lam"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functional.soft_threshold,
+        functional.prox_l2,
+        lambda x, lam: functional.prox_elastic_net(x, lam, 2 * lam),
+    ],
+    ids=["soft_threshold", "prox_l2", "prox_elastic_net"],
+)
+def test_a_number_that_changes_is_an_input_of_the_compiled_function(function):
+    counter = CompileCounter()
+    compiled = torch.compile(function, backend=counter, fullgraph=True)
+    x = torch.randn(5, requires_grad=True)
+    for lam in (0.1, 0.2, 0.35, 0.4, 1.5):
+        actual, expected = compiled(x, lam), function(x, lam)
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(y.square().sum(), x) for y in (actual, expected))
+        )
+    assert counter.frame_count == 2  # with the first number, and with any
+
+
+def test_a_threshold_that_changes_in_a_compiled_module():
+    counter = CompileCounter()
+    layer = nn.SoftThreshold(0.1)
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    x = torch.randn(5)
+    for lam in (0.1, 0.2, 0.35, 0.4, 1.5):
+        layer.lam = lam
+        torch.testing.assert_close(compiled(x), functional.soft_threshold(x, lam))
+    assert counter.frame_count == 2

@@ -1,5 +1,6 @@
 """Compiles the programs of this directory and asks them to run kernels."""
 
+import fcntl
 import os
 import shlex
 import subprocess
@@ -48,10 +49,12 @@ def build():
         main = compiled(source, name, f"{sanitizers} {defines}")
         file.build(OUT / name, "link", [main, *common[sanitizers]], flags=sanitizers)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "build.ninja").write_text(file.text)
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
     command = [ninja, "-f", OUT / "build.ninja", "-j", jobs]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    with (OUT / "lock").open("w") as lock:  # other test processes may want to build it, too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (OUT / "build.ninja").write_text(file.text)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise BuildError(
             "tests/cuda_host does not compile. It needs a compiler with AddressSanitizer, "
