@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 import torch
 from conftest import rows
+from torch._dynamo import compiled_autograd
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
@@ -219,3 +220,23 @@ def test_profiler_sees_the_ops():
     with torch.profiler.profile() as profile:
         functional.soft_threshold(torch.randn(3), 0.1)
     assert "torchcalc::prox" in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_compiled_autograd(activation):
+    tensors = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((3, 4), (5, 4))]
+
+    def derivatives(layer):
+        (g,) = torch.autograd.grad(layer().square().sum(), tensors[0], create_graph=True)
+        return g, *torch.autograd.grad(g.square().sum(), tensors)
+
+    def ours():
+        return functional.linear_act(*tensors, activation=activation)
+
+    def reference():
+        return getattr(torch.nn.functional, activation)(torch.nn.functional.linear(*tensors))
+
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        actual = derivatives(ours)
+    torch.testing.assert_close(actual, derivatives(reference))
