@@ -69,7 +69,10 @@ struct SgdRule {
   }
 
  private:
-  TC_HD T decayed(T w, T g) const { return sign * g + weight_decay * w; }
+  // Not 0 times w: w may be infinite.
+  TC_HD T decayed(T w, T g) const {
+    return weight_decay == T(0) ? sign * g : sign * g + weight_decay * w;
+  }
 };
 
 template <class T>
