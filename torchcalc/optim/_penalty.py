@@ -25,15 +25,13 @@ def plain(op: str, given: dict[str, Any]) -> dict[str, Any]:
     """The entries ``penalty``, ``l1``, ``l2`` of a group, from a penalty or from entries like them.
 
     A name stands for a penalty only where its strengths come with it: so groups and defaults of one
-    optimizer can be given to another.
+    optimizer can be given to another. A penalty brings its own: those beside it are defaults of
+    another one, which torch's classes fill in.
     """
     penalty = given["penalty"]
-    strengths = {key: given[key] for key in _KEYS if given.get(key) is not None}
     if isinstance(penalty, Penalty):
-        own = dict(zip(_KEYS, penalty.strengths, strict=True))
-        if any(own[key] != value for key, value in strengths.items()):
-            raise ValueError(f"{op}: l1 and l2 are given by penalty, {penalty!r}; got {strengths}")
-        return {"penalty": penalty.name, **own}
+        return {"penalty": penalty.name, **dict(zip(_KEYS, penalty.strengths, strict=True))}
+    strengths = {key: given[key] for key in _KEYS if given.get(key) is not None}
     if penalty is not None and (
         not isinstance(penalty, str)
         or penalty not in STRENGTHS

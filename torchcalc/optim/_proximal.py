@@ -41,8 +41,10 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         l1: float | None,
         l2: float | None,
     ) -> None:
-        given = {"penalty": penalty, "l1": l1, "l2": l2}
-        plain = _penalty.plain(type(self).__name__, given)
+        op = type(self).__name__
+        if isinstance(penalty, Penalty) and (l1 is not None or l2 is not None):
+            raise ValueError(f"{op}: l1 and l2 come with penalty, {penalty!r}; got {l1} and {l2}")
+        plain = _penalty.plain(op, {"penalty": penalty, "l1": l1, "l2": l2})
         self._forget()
         super().__init__(params, {**defaults, **plain})
 
