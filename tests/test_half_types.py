@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from torchcalc import functional
+from torchcalc import functional, optim, prox
 
 HALF_TYPES = [torch.float16, torch.bfloat16]
 
@@ -28,3 +28,12 @@ def test_every_value_scaled_and_rounded(half, p, device):
         torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
         same_bits = y.view(torch.int16) == expected.view(torch.int16)
         assert (same_bits | y.isnan()).all()  # also the sign of zero
+
+
+@pytest.mark.parametrize("half", HALF_TYPES, ids=str)
+def test_every_value_in_an_optimizer(half, device):
+    w = torch.nn.Parameter(every_value(half).to(device))
+    w.grad = torch.zeros_like(w)
+    expected = (w.detach().float() * torch.tensor(2 / 3, device=device)).to(half)
+    optim.SGD([w], lr=0.25, penalty=prox.L2(2.0)).step()
+    torch.testing.assert_close(w.detach(), expected, rtol=0, atol=0, equal_nan=True)

@@ -43,27 +43,26 @@ TC_SIMD void adamw(const math::AdamWRule<Op>& shared, Op* __restrict param,
 
 // Penalties as stages: v becomes its prox.
 
-template <bool Quadratic, class Op>
+template <math::Prox Kind, class Op>
 TC_SIMD void prox(const math::Penalty<Op>& shared, Op* __restrict v, Op step, int64_t n) {
   const auto penalty = shared;
   const auto scaled = penalty.scaled(step);
-  for (int64_t i = 0; i < n; ++i) v[i] = penalty.template apply<Quadratic>(v[i], scaled);
+  for (int64_t i = 0; i < n; ++i) v[i] = penalty.template apply<Kind>(v[i], scaled);
 }
 
-template <bool Quadratic, class Op>
+template <math::Prox Kind, class Op>
 TC_SIMD void prox(const math::Penalty<Op>& shared, Op* __restrict v, const Op* __restrict steps,
                   int64_t n) {
   const auto penalty = shared;
   for (int64_t i = 0; i < n; ++i) {
-    v[i] = penalty.template apply<Quadratic>(v[i], penalty.scaled(steps[i]));
+    v[i] = penalty.template apply<Kind>(v[i], penalty.scaled(steps[i]));
   }
 }
 
 // `step`: one for all coordinates, or one for each.
 template <class Op, class Step>
 void apply_penalty(const math::Penalty<Op>& penalty, Op* v, Step step, int64_t n) {
-  if (penalty.is_none()) return;
-  penalty.is_quadratic() ? prox<true>(penalty, v, step, n) : prox<false>(penalty, v, step, n);
+  math::dispatch_prox(penalty.prox(), [&](auto kind) { prox<kind>(penalty, v, step, n); });
 }
 
 // A segment of an array in op-math type: the array itself where that is its type, else a copy.
@@ -157,7 +156,7 @@ struct Cpu {
       rule_of[k] = rules.size() - 1;
     }
     const auto penalty = options.penalty<Op>();
-    const bool want_steps = options.adaptive && !penalty.is_none();
+    const bool want_steps = options.adaptive && penalty.prox() != math::Prox::kNone;
     for_each_segment(tensors, [&](size_t k, int64_t i, int64_t n) {
       const OptimTensor<T>& t = tensors[k];
       Segment<T> param, grad, exp_avg, exp_avg_sq;

@@ -65,13 +65,12 @@ __device__ void for_each_octet(const OptimBatch<T>& batch, int k, F f) {
 template <class Op>
 __device__ void apply_penalty(const math::Penalty<Op>& penalty, Values<Op>& v,
                               const Values<Op>& steps) {
-  if (penalty.is_none()) return;
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) {
-    const auto scaled = penalty.scaled(steps[j]);
-    v[j] = penalty.is_quadratic() ? penalty.template apply<true>(v[j], scaled)
-                                  : penalty.template apply<false>(v[j], scaled);
-  }
+  math::dispatch_prox(penalty.prox(), [&](auto kind) {
+    TC_UNROLL
+    for (int j = 0; j < kOctet; ++j) {
+      v[j] = penalty.template apply<kind>(v[j], penalty.scaled(steps[j]));
+    }
+  });
 }
 
 template <class T>

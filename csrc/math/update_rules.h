@@ -2,8 +2,7 @@
 
 #include <cmath>
 #include <limits>
-
-#include "math/prox.h"
+#include <type_traits>
 
 // Optimizer updates of one coordinate: first the plain update v, and with it the step s that the
 // coordinate makes in the long run; then the prox of the penalty with that step, so that
@@ -18,6 +17,9 @@ TC_HD T finite(T x) {
   return x < most ? x : most;
 }
 
+// What of a penalty's prox is there to compute.
+enum class Prox { kNone, kSoftThreshold, kShrunk, kShrunkAndClipped };
+
 // g(w) = l1 |w| + (l2 / 2) w^2, which pulls a coordinate by at most `bound` (finite).
 template <class T>
 struct Penalty {
@@ -28,8 +30,10 @@ struct Penalty {
     T threshold, ratio;
   };
 
-  TC_HD bool is_none() const { return l1 == T(0) && l2 == T(0); }
-  TC_HD bool is_quadratic() const { return l2 != T(0); }
+  TC_HD Prox prox() const {
+    if (l2 == T(0)) return l1 == T(0) ? Prox::kNone : Prox::kSoftThreshold;
+    return bound == std::numeric_limits<T>::max() ? Prox::kShrunk : Prox::kShrunkAndClipped;
+  }
 
   TC_HD Scaled scaled(T step) const {
     const T threshold = step * l1;
@@ -38,10 +42,12 @@ struct Penalty {
 
   // w = v - clip(v - prox(v), bound), and by Moreau v - prox(v) is step times a subgradient of g.
   // Of L1 it is v itself clipped to the threshold, so that v is never taken from v - prox(v).
-  template <bool Quadratic>
+  template <Prox Kind>
   TC_HD T apply(T v, const Scaled& by) const {
     const T soft = v - clip(v, -by.threshold, by.threshold);
-    return Quadratic ? clip(soft * by.ratio, v - bound, v + bound) : soft;
+    if constexpr (Kind == Prox::kSoftThreshold) return soft;
+    const T shrunk = soft * by.ratio;
+    return Kind == Prox::kShrunk ? shrunk : clip(shrunk, v - bound, v + bound);
   }
 
  private:
@@ -50,6 +56,21 @@ struct Penalty {
     return y > low ? y : low;
   }
 };
+
+// f(std::integral_constant<Prox, Kind>{}), unless there is nothing to compute.
+template <class F>
+TC_HD void dispatch_prox(Prox kind, F f) {
+  switch (kind) {
+    case Prox::kNone:
+      return;
+    case Prox::kSoftThreshold:
+      return f(std::integral_constant<Prox, Prox::kSoftThreshold>());
+    case Prox::kShrunk:
+      return f(std::integral_constant<Prox, Prox::kShrunk>());
+    case Prox::kShrunkAndClipped:
+      return f(std::integral_constant<Prox, Prox::kShrunkAndClipped>());
+  }
+}
 
 // The hyperparameters of torch.optim.SGD; sign is -1 to maximize.
 template <class T>

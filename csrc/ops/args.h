@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "math/activations.h"
+#include "math/prox.h"
 #include "math/update_rules.h"
 
 // What a kernel is given: plain pointers into contiguous memory and sizes, the same for CPU and
