@@ -32,8 +32,14 @@ def test_every_value_scaled_and_rounded(half, p, device):
 
 @pytest.mark.parametrize("half", HALF_TYPES, ids=str)
 def test_every_value_in_an_optimizer(half, device):
-    w = torch.nn.Parameter(every_value(half).to(device))
-    w.grad = torch.zeros_like(w)
-    expected = (w.detach().float() * torch.tensor(2 / 3, device=device)).to(half)
-    optim.SGD([w], lr=0.25, penalty=prox.L2(2.0)).step()
-    torch.testing.assert_close(w.detach(), expected, rtol=0, atol=0, equal_nan=True)
+    """Scaled down, and up to where half of the results are ties and the largest overflow."""
+    values = every_value(half).to(device)
+    for grad, factor, penalty in (
+        (torch.zeros_like(values), 2 / 3, prox.L2(1.0)),
+        (-values, 1.5, None),
+    ):
+        w = torch.nn.Parameter(values.clone())
+        w.grad = grad
+        optim.SGD([w], lr=0.5, penalty=penalty).step()
+        expected = (values.float() * torch.tensor(factor, device=device)).to(half)
+        torch.testing.assert_close(w.detach(), expected, rtol=0, atol=0, equal_nan=True)
