@@ -128,12 +128,12 @@ OPTIMIZERS = {
     "l1 without penalty": (
         lambda: optim.SGD([{"params": [_param()], "l1": 0.1}]),
         ValueError,
-        "l1 and l2 need a penalty",
+        "l1 must be 0 with penalty=None",
     ),
     "params": (lambda: optim.SGD([torch.ones(2).cfloat()]), TypeError, "params must be float32"),
     "l1 set later": (lambda: _step_after({"l1": NAN}), ValueError, "l1 must be"),
     "penalty set later": (
-        lambda: _step_after({"penalty": prox.L2(1.0)}),
+        lambda: _step_after({"penalty": 0.1}),
         TypeError,
         "penalty of a group",
     ),
@@ -166,14 +166,16 @@ def test_optimizers(call, error, match):
 OPS = torch.ops.torchcalc
 
 
-def _raw_sgd(params, grads, buffer=None, offsets=(), momentum=0.0):
+def _raw_sgd(params, grads, states=(), places=(0, 0, 2, 3, 5), momentum=0.0):
+    places = torch.tensor(places) if isinstance(places, tuple) else places
     hyper = (0.1, momentum, 0.0, 0.0, False, False, False, 0.0, 0.0)
-    OPS.sgd_step(params, grads, buffer, list(offsets), *hyper)
+    OPS.sgd_step(params, grads, list(states), places, *hyper)
 
 
-def _raw_adamw(steps, indices):
-    hyper = (0.1, 0.9, 0.9, 0.0, 0.0, False, 0.0, 0.0, True)
-    OPS.adamw_step([X], [X], X.clone(), X.clone(), steps, [0], indices, *hyper)
+def _raw_adamw(steps, number=0):
+    hyper = (0.1, 0.9, 0.9, 0.0, 0.0, False, 0.0, 0.0, True, 1.0)
+    states = [X.clone(), X.clone(), steps]
+    OPS.adamw_step([X], [X], states, torch.tensor([0, number, 2, 3, 5]), *hyper)
 
 
 RAW = {
@@ -190,14 +192,20 @@ RAW = {
     "cotangent's shape": lambda: OPS.prox_grad(X[1:], X, None, None, 0.0, 0.0),
     "lists of other lengths": lambda: _raw_sgd([X], []),
     "gradient too small": lambda: _raw_sgd([X], [X[1:]]),
-    "strided parameter": lambda: _raw_sgd([X.t()], [X.t()]),
-    "no momentum buffer": lambda: _raw_sgd([X], [X], None, [0], 0.9),
-    "momentum buffer too small": lambda: _raw_sgd([X], [X], X[1:], [0], 0.9),
-    "offset beyond the end": lambda: _raw_sgd([X], [X], R, [7], 0.9),
-    "offset missing": lambda: _raw_sgd([X], [X], R, [], 0.9),
-    "negative offset": lambda: _raw_sgd([X], [X], R, [-1], 0.9),
-    "step counts of int64": lambda: _raw_adamw(ONE, [0]),
-    "index beyond the end": lambda: _raw_adamw(B, [7]),
+    "strided parameter": lambda: _raw_sgd([X.t()], [X.t()], places=(0, 0, 2, 5, 3)),
+    "another shape than its state's": lambda: _raw_sgd([X.view(15)], [X.view(15)]),
+    "no momentum buffer": lambda: _raw_sgd([X], [X], momentum=0.9),
+    "momentum buffer too small": lambda: _raw_sgd([X], [X], [X[1:]], momentum=0.9),
+    "offset beyond the end": lambda: _raw_sgd([X], [X], [R], (7, 0, 2, 3, 5), 0.9),
+    "negative offset": lambda: _raw_sgd([X], [X], [R], (-1, 0, 2, 3, 5), 0.9),
+    "offset that overflows": lambda: _raw_sgd([X], [X], [R], (2**63 - 1, 0, 2, 3, 5), 0.9),
+    "places too short": lambda: _raw_sgd([X], [X], places=(0, 0, 2, 3)),
+    "no places": lambda: _raw_sgd([X], [X], places=()),
+    "negative dimensions": lambda: _raw_sgd([X], [X], places=(0, 0, -2, 3, 5)),
+    "places of int32": lambda: _raw_sgd([X], [X], places=torch.tensor([0, 0, 2, 3, 5]).int()),
+    "step counts of int64": lambda: _raw_adamw(ONE),
+    "number beyond the end": lambda: _raw_adamw(B, 7),
+    "check": lambda: OPS.optim_check([X], [X[1:]], [], 0, torch.tensor([0, 0, 2, 3, 5])),
 }
 
 

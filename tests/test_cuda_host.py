@@ -4,6 +4,8 @@ A thread stands for each CUDA thread; arrays end where their memory does, so tha
 sees an index out of bounds. The oracle is torchcalc.reference in float64, and numpy for the mask.
 """
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -332,6 +334,7 @@ ADAMW = {
     "l1": 0.0,
     "l2": 0.0,
     "adaptive": True,
+    "bound": math.inf,
 }
 
 
@@ -346,6 +349,8 @@ def optimize(op, dtype, sizes, offset, options):
             arrays[f"state1_{k}"] = randn(n, dtype=dtype)
         if op == "adamw":
             arrays[f"state2_{k}"] = randn(n, dtype=dtype).square()
+            for name in ("grad", "state1_", "state2_"):  # no gradient was ever seen
+                arrays[f"{name}{k}"][::3] = 0
             arrays[f"step{k}"] = torch.tensor([k % 3], dtype=torch.float32)
     out = run(
         "optim",
@@ -385,7 +390,14 @@ def test_sgd(options, dtype):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"maximize": True, "l1": 2.0}, {"l2": 0.5, "adaptive": False}], ids=str
+    "options",
+    [
+        {},
+        {"maximize": True, "l1": 2.0},
+        {"l1": 2.0, "l2": 0.5, "bound": 0.25},
+        {"l2": 0.5, "adaptive": False},
+    ],
+    ids=str,
 )
 def test_adamw(options, dtype):
     optimize("adamw", dtype, SIZES, "maximize" in options, ADAMW | options)

@@ -124,7 +124,7 @@ def test_help(capsys):
     text = capsys.readouterr().out
     described = dict(re.findall(r"^  (--[a-z-]+) .*?\(default:\s+(.*?)\)", text, re.S | re.M))
     assert described == dict(
-        zip(OPTIONS, ("runs/demo", "0 1 2", "3000", "128", "0.002", "0.0003", "cpu"), strict=True)
+        zip(OPTIONS, ("runs/demo", "0 1 2", "3000", "128", "0.002", "0.0005", "cpu"), strict=True)
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from torchcalc import functional
+from torchcalc import functional, optim, prox
 
 HALF_TYPES = [torch.float16, torch.bfloat16]
 
@@ -28,3 +28,18 @@ def test_every_value_scaled_and_rounded(half, p, device):
         torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
         same_bits = y.view(torch.int16) == expected.view(torch.int16)
         assert (same_bits | y.isnan()).all()  # also the sign of zero
+
+
+@pytest.mark.parametrize("half", HALF_TYPES, ids=str)
+def test_every_value_in_an_optimizer(half, device):
+    """Scaled down, and up to where half of the results are ties and the largest overflow."""
+    values = every_value(half).to(device)
+    for grad, factor, penalty in (
+        (torch.zeros_like(values), 2 / 3, prox.L2(1.0)),
+        (-values, 1.5, None),
+    ):
+        w = torch.nn.Parameter(values.clone())
+        w.grad = grad
+        optim.SGD([w], lr=0.5, penalty=penalty).step()
+        expected = (values.float() * torch.tensor(factor, device=device)).to(half)
+        torch.testing.assert_close(w.detach(), expected, rtol=0, atol=0, equal_nan=True)

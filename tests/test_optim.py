@@ -87,6 +87,7 @@ def test_adamw_equals_a_written_out_prox_step(settings, penalty, metric, device)
                 l1=l1,
                 l2=l2,
                 adaptive=metric == "adaptive",
+                bound=1.25 * options["lr"],
                 **options,
             )
     assert_params_close(ours, theirs, atol=1e-12)

@@ -141,6 +141,14 @@ def check_number(op: str, name: str, value: Any) -> float:
     return float(value)
 
 
+def check_finite(op: str, name: str, value: Any) -> float:
+    """A strength of a penalty that an optimizer applies: 0 times infinity must not arise."""
+    number = check_number(op, name, value)
+    if math.isinf(number):
+        raise ValueError(f"{op}: {name} must be finite, got {value}")
+    return number
+
+
 def check_strength(op: str, name: str, lam: Any, x: Tensor) -> tuple[Tensor | None, float]:
     """A strength as (tensor of one element or of x's shape, 0) or as (None, number)."""
     if not isinstance(lam, Tensor):

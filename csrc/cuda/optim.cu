@@ -10,14 +10,12 @@ struct Cuda {
   using Guard = DeviceGuard;
 
   template <class T>
-  static void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options,
-                  const Tensor&) {
+  static void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options) {
     cuda::sgd(tensors, options, current_stream());
   }
 
   template <class T>
-  static void adamw(const std::vector<OptimTensor<T>>& tensors, const AdamWOptions& options,
-                    const Tensor&) {
+  static void adamw(const std::vector<OptimTensor<T>>& tensors, const AdamWOptions& options) {
     cuda::adamw(tensors, options, current_stream());
   }
 };
@@ -28,4 +26,5 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
   m.impl("sgd_step", TORCH_BOX(&torchcalc::sgd_step<torchcalc::cuda::Cuda>));
   m.impl("adamw_step", TORCH_BOX(&torchcalc::adamw_step<torchcalc::cuda::Cuda>));
+  m.impl("optim_check", TORCH_BOX(&torchcalc::optim_check));
 }

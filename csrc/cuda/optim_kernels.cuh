@@ -61,21 +61,39 @@ __device__ void for_each_octet(const OptimBatch<T>& batch, int k, F f) {
   }
 }
 
-template <class T, class Rule>
+// v becomes its prox, with a step for each coordinate.
+template <class Op>
+__device__ void apply_penalty(const math::Penalty<Op>& penalty, Values<Op>& v,
+                              const Values<Op>& steps) {
+  math::dispatch_prox(penalty.prox(), [&](auto kind) {
+    TC_UNROLL
+    for (int j = 0; j < kOctet; ++j) {
+      v[j] = penalty.template apply<kind>(v[j], penalty.scaled(steps[j]));
+    }
+  });
+}
+
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    sgd_kernel(const __grid_constant__ OptimBatch<T> batch, Rule rule) {
+    sgd_kernel(const __grid_constant__ OptimBatch<T> batch, math::SgdRule<opmath_t<T>> rule,
+               math::Penalty<opmath_t<T>> penalty, opmath_t<T> step) {
   using Op = opmath_t<T>;
   const int k = block_tensor(batch);
   const OptimTensor<T> t = batch.tensors[k];
+  T* const momentum_buffer = t.state[0];
   for_each_octet(batch, k, [&](Octet at) {
-    Values<Op> param, grad, buffer = {};
+    Values<Op> param, grad, buffer, steps;
     load(param, t.param + at.begin, at.n);
     load(grad, t.grad + at.begin, at.n);
-    if (t.state1) load(buffer, t.state1 + at.begin, at.n);
+    if (momentum_buffer) load(buffer, momentum_buffer + at.begin, at.n);
     TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) param[j] = rule(param[j], grad[j], buffer[j]);
+    for (int j = 0; j < kOctet; ++j) {
+      param[j] = momentum_buffer ? rule(param[j], grad[j], buffer[j]) : rule(param[j], grad[j]);
+      steps[j] = step;
+    }
+    apply_penalty(penalty, param, steps);
     store(t.param + at.begin, param, at.n);
-    if (t.state1) store(t.state1 + at.begin, buffer, at.n);
+    if (momentum_buffer) store(momentum_buffer + at.begin, buffer, at.n);
   });
 }
 
@@ -84,54 +102,53 @@ __global__ void increment_steps_kernel(const __grid_constant__ OptimBatch<T> bat
   if (static_cast<int>(threadIdx.x) < batch.count) *batch.tensors[threadIdx.x].step += 1;
 }
 
-template <class T, bool Penalised>
+template <class T>
 __global__ void __launch_bounds__(kThreads)
     adamw_kernel(const __grid_constant__ OptimBatch<T> batch, AdamWOptions options) {
   using Op = opmath_t<T>;
   const int k = block_tensor(batch);
   const OptimTensor<T> t = batch.tensors[k];
   // Two double-precision powers: too dear for every thread.
-  __shared__ math::AdamWRule<Op, Penalised> shared_rule;
-  if (threadIdx.x == 0) shared_rule = options.rule<Op, Penalised>(*t.step);
+  __shared__ math::AdamWRule<Op> shared_rule;
+  if (threadIdx.x == 0) shared_rule = options.rule<Op>(*t.step);
   __syncthreads();
   const auto rule = shared_rule;
+  const auto penalty = options.penalty<Op>();
   for_each_octet(batch, k, [&](Octet at) {
-    Values<Op> param, grad, m, v;
+    Values<Op> param, grad, m, v, steps;
     load(param, t.param + at.begin, at.n);
     load(grad, t.grad + at.begin, at.n);
-    load(m, t.state1 + at.begin, at.n);
-    load(v, t.state2 + at.begin, at.n);
+    load(m, t.state[0] + at.begin, at.n);
+    load(v, t.state[1] + at.begin, at.n);
     TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) param[j] = rule(param[j], grad[j], m[j], v[j]);
+    for (int j = 0; j < kOctet; ++j) {
+      const auto updated = rule(param[j], grad[j], m[j], v[j]);
+      param[j] = updated.v;
+      steps[j] = updated.step;
+    }
+    apply_penalty(penalty, param, steps);
     store(t.param + at.begin, param, at.n);
-    store(t.state1 + at.begin, m, at.n);
-    store(t.state2 + at.begin, v, at.n);
+    store(t.state[0] + at.begin, m, at.n);
+    store(t.state[1] + at.begin, v, at.n);
   });
 }
 
 template <class T>
 void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options,
          cudaStream_t stream) {
-  dispatch_bool(options.momentum != 0, [&](auto momentum) {
-    dispatch_bool(options.l1 != 0 || options.l2 != 0, [&](auto penalised) {
-      using Rule = math::SgdRule<opmath_t<T>, momentum, penalised>;
-      const Rule rule = options.rule<opmath_t<T>, momentum, penalised>();
-      for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
-        launch(sgd_kernel<T, Rule>, batch.first_block[batch.count], kThreads, stream, batch, rule);
-      });
-    });
+  using Op = opmath_t<T>;
+  for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
+    launch(sgd_kernel<T>, batch.first_block[batch.count], kThreads, stream, batch,
+           options.rule<Op>(), options.penalty<Op>(), static_cast<Op>(options.prox_step()));
   });
 }
 
 template <class T>
 void adamw(const std::vector<OptimTensor<T>>& tensors, const AdamWOptions& options,
            cudaStream_t stream) {
-  dispatch_bool(options.l1 != 0 || options.l2 != 0, [&](auto penalised) {
-    for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
-      launch(increment_steps_kernel<T>, 1, OptimBatch<T>::kTensors, stream, batch);
-      launch(adamw_kernel<T, penalised>, batch.first_block[batch.count], kThreads, stream, batch,
-             options);
-    });
+  for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
+    launch(increment_steps_kernel<T>, 1, OptimBatch<T>::kTensors, stream, batch);
+    launch(adamw_kernel<T>, batch.first_block[batch.count], kThreads, stream, batch, options);
   });
 }
 

@@ -2,8 +2,10 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "math/activations.h"
+#include "math/prox.h"
 #include "math/update_rules.h"
 
 // What a kernel is given: plain pointers into contiguous memory and sizes, the same for CPU and
@@ -85,28 +87,36 @@ template <class T>
 struct OptimTensor {
   T* param = nullptr;
   const T* grad = nullptr;
-  T *state1 = nullptr, *state2 = nullptr;  // momentum_buffer; exp_avg, exp_avg_sq
-  float* step = nullptr;
+  T* state[2] = {};       // momentum_buffer; exp_avg, exp_avg_sq
+  float* step = nullptr;  // how many there were
   int64_t n = 0;
 };
 
-// Hyperparameters of a step, and the update rule that they make.
+// Hyperparameters of a step, and what the kernels make of them: an update rule and a penalty.
 struct SgdOptions {
   double lr, momentum, dampening, weight_decay;
   bool nesterov, maximize, first_step;
   double l1, l2;
 
-  template <class T, bool Momentum, bool Penalised>
-  math::SgdRule<T, Momentum, Penalised> rule() const {
+  template <class T>
+  math::SgdRule<T> rule() const {
     return {.lr = T(lr),
             .momentum = T(momentum),
-            .gain = T(1 - dampening),
             .weight_decay = T(weight_decay),
             .sign = T(maximize ? -1 : 1),
-            .nesterov = nesterov,
-            .first = first_step,
-            .penalty = {T(l1), T(l2)}};
+            .keep = T(first_step ? 0 : momentum),
+            .gain = T(first_step ? 1 : 1 - dampening),
+            .nesterov = nesterov};
   }
+
+  template <class T>
+  math::Penalty<T> penalty() const {
+    return {T(l1), T(l2), std::numeric_limits<T>::max()};
+  }
+
+  // The step that momentum amounts to, with Nesterov as well: a constant gradient g makes a buffer
+  // of g (1 - dampening) / (1 - momentum), and Nesterov's (without dampening) g + momentum b = b.
+  double prox_step() const { return momentum == 0 ? lr : lr * (1 - dampening) / (1 - momentum); }
 };
 
 struct AdamWOptions {
@@ -114,11 +124,12 @@ struct AdamWOptions {
   bool maximize;
   double l1, l2;
   bool adaptive;
+  double bound;  // on the penalty's pull
 
   // The rule of step number `step`. Differences from 1 are taken in double: in float 1 - 0.999
   // would lose three digits.
-  template <class T, bool Penalised>
-  TC_HD math::AdamWRule<T, Penalised> rule(double step) const {
+  template <class T>
+  TC_HD math::AdamWRule<T> rule(double step) const {
     return {.lr = T(lr),
             .beta2 = T(beta2),
             .eps = T(eps),
@@ -127,9 +138,13 @@ struct AdamWOptions {
             .gain2 = T(1 - beta2),
             .decay = T(1 - lr * weight_decay),
             .step_size = T(lr / (1 - ::pow(beta1, step))),
-            .bias2_sqrt = T(::sqrt(1 - ::pow(beta2, step))),
-            .adaptive = adaptive,
-            .penalty = {T(l1), T(l2)}};
+            .bias2 = T(1 / ::sqrt(1 - ::pow(beta2, step))),
+            .adaptive = adaptive};
+  }
+
+  template <class T>
+  TC_HD math::Penalty<T> penalty() const {
+    return {T(l1), T(l2), math::finite(T(bound))};
   }
 };
 

@@ -10,125 +10,146 @@
 // Input checks of the multi-tensor optimizer steps, for every device.
 //
 // A call may bring thousands of small tensors, and what one costs on its way here is more than its
-// update: so states come as one flat tensor with an offset for each parameter.
+// update. So each state comes as one flat tensor for all parameters, and what does not change from
+// step to step as one tensor of integers.
 namespace torchcalc {
 
 using TensorList = std::vector<Tensor>;
-using Integers = std::vector<int64_t>;
 
 // The tensors of one call, checked: contiguous, of one dtype, on one device, in bounds.
+//
+// `states`: flat tensors of params' dtype, and behind them `counts` float32 tensors with a number
+// for each parameter. `places`: int64 on the CPU; for each parameter, one after the other, where
+// its elements begin in a flat state, where its number is among the counts, how many dimensions it
+// has, and its sizes.
 class OptimCall {
  public:
-  OptimCall(const char* op, const TensorList& params, const TensorList& grads)
+  OptimCall(const char* op, const TensorList& params, const TensorList& grads,
+            const TensorList& states, size_t counts, const Tensor& places)
       : op_(op), params_(params), grads_(grads), kind_(params.at(0)) {
     STD_TORCH_CHECK(grads.size() == params.size(), op, ": grads has another length than params");
+    STD_TORCH_CHECK(counts <= states.size() && states.size() - counts <= kFlats && counts <= 1, op,
+                    ": states has a wrong length");
+    for (size_t i = 0; i < states.size(); ++i) {
+      const bool count = i >= states.size() - counts;
+      Kind kind = kind_;
+      if (count) kind.dtype = aoti_torch_dtype_float32();
+      STD_TORCH_CHECK(Kind(states[i]) == kind && states[i].is_contiguous(), op,
+                      ": a state is of another dtype or device than params, or not contiguous");
+      (count ? numbers_ : flats_).push_back({states[i].data_ptr(), states[i].numel()});
+    }
+    STD_TORCH_CHECK(
+        places.scalar_type() == ScalarType::Long && places.is_cpu() && places.is_contiguous(), op,
+        ": places is not a contiguous int64 tensor on the CPU");
+    place_ = static_cast<const int64_t*>(places.data_ptr());
+    places_end_ = place_ + places.numel();
   }
 
   template <class T>
-  std::vector<OptimTensor<T>> tensors() const {
+  std::vector<OptimTensor<T>> tensors() {
     std::vector<OptimTensor<T>> tensors(params_.size());
     for (size_t k = 0; k < tensors.size(); ++k) {
-      check(params_[k], "params");
-      check(grads_[k], "grads");
-      tensors[k].n = params_[k].numel();
-      STD_TORCH_CHECK(grads_[k].numel() == tensors[k].n, op_,
-                      ": grads holds a tensor of another size than its parameter");
-      tensors[k].param = static_cast<T*>(params_[k].data_ptr());
-      tensors[k].grad = static_cast<const T*>(grads_[k].data_ptr());
+      OptimTensor<T>& t = tensors[k];
+      const int64_t offset = next(), number = next(), dims = next();
+      STD_TORCH_CHECK(dims >= 0 && dims <= places_end_ - place_, op_, ": places is too short");
+      check(params_[k], dims, "params");
+      check(grads_[k], dims, "grads");
+      t.n = params_[k].numel();
+      place_ += dims;
+      t.param = static_cast<T*>(params_[k].data_ptr());
+      t.grad = static_cast<const T*>(grads_[k].data_ptr());
+      for (size_t i = 0; i < flats_.size(); ++i) {
+        STD_TORCH_CHECK(offset >= 0 && offset <= flats_[i].size - t.n, op_,
+                        ": places reach beyond a state");
+        t.state[i] = static_cast<T*>(flats_[i].data) + offset;
+      }
+      for (const Flat& numbers : numbers_) {
+        STD_TORCH_CHECK(number >= 0 && number < numbers.size, op_, ": places reach beyond steps");
+        t.step = static_cast<float*>(numbers.data) + number;
+      }
     }
     return tensors;
   }
 
-  // Points member `state` of each tensor into `flat`.
-  template <class T>
-  void set_state(std::vector<OptimTensor<T>>& tensors, T* OptimTensor<T>::* state,
-                 const Tensor& flat, const Integers& offsets, const char* name) const {
-    check(flat, name);
-    T* data = static_cast<T*>(flat.data_ptr());
-    const int64_t size = flat.numel();
-    check_length(offsets, "offsets");
-    for (size_t k = 0; k < tensors.size(); ++k) {
-      STD_TORCH_CHECK(offsets[k] >= 0 && offsets[k] <= size - tensors[k].n, op_,
-                      ": offsets reach beyond ", name);
-      tensors[k].*state = data + offsets[k];
-    }
-  }
-
-  // Points member `step` of each tensor to its number in `steps`.
-  template <class T>
-  void set_steps(std::vector<OptimTensor<T>>& tensors, const Tensor& steps,
-                 const Integers& indices) const {
-    STD_TORCH_CHECK(steps.scalar_type() == ScalarType::Float && steps.is_contiguous() &&
-                        Kind(steps).same_device(kind_),
-                    op_, ": steps is not a contiguous float32 tensor on the device of params");
-    check_length(indices, "indices");
-    float* data = static_cast<float*>(steps.data_ptr());
-    const int64_t size = steps.numel();
-    for (size_t k = 0; k < tensors.size(); ++k) {
-      STD_TORCH_CHECK(indices[k] >= 0 && indices[k] < size, op_, ": indices reach beyond steps");
-      tensors[k].step = data + indices[k];
-    }
-  }
-
  private:
-  void check(const Tensor& t, const char* name) const {
-    STD_TORCH_CHECK(Kind(t) == kind_, op_, ": ", name,
-                    " is of another dtype or device than params");
-    STD_TORCH_CHECK(t.is_contiguous(), op_, ": ", name, " is not contiguous");
+  static constexpr size_t kFlats = 2;  // as OptimTensor::state has
+
+  struct Flat {
+    void* data;
+    int64_t size;
+  };
+
+  int64_t next() {
+    STD_TORCH_CHECK(place_ < places_end_, op_, ": places is too short");
+    return *place_++;
   }
 
-  void check_length(const Integers& list, const char* name) const {
-    STD_TORCH_CHECK(list.size() == params_.size(), op_, ": ", name,
-                    " has another length than params");
+  // The sizes are next in places.
+  void check(const Tensor& t, int64_t dims, const char* name) const {
+    STD_TORCH_CHECK(Kind(t) == kind_, op_, ": ", name,
+                    " holds a tensor of another dtype or device than the first of params");
+    const auto sizes = t.sizes();
+    STD_TORCH_CHECK(std::equal(sizes.begin(), sizes.end(), place_, place_ + dims), op_, ": ", name,
+                    " holds a tensor of another shape than in places");
+    STD_TORCH_CHECK(t.is_contiguous(), op_, ": ", name, " holds a tensor that is not contiguous");
   }
 
   const char* op_;
   const TensorList& params_;
   const TensorList& grads_;
   Kind kind_;
+  std::vector<Flat> flats_, numbers_;
+  const int64_t *place_, *places_end_;
 };
 
-// params = prox(SGD(params)); updates momentum_buffer, which is absent where momentum is 0.
-template <class Device>
-void sgd_step(const TensorList& params, const TensorList& grads,
-              const OptionalTensor& momentum_buffer, const Integers& offsets, double lr,
-              double momentum, double dampening, double weight_decay, bool nesterov, bool maximize,
-              bool first_step, double l1, double l2) {
-  constexpr const char* op = "sgd_step";
-  if (params.empty()) return;
-  STD_TORCH_CHECK(momentum_buffer.has_value() || momentum == 0, op, ": momentum needs a buffer");
-  const typename Device::Guard guard(params[0]);
-  const SgdOptions options{lr,         momentum, dampening, weight_decay, nesterov, maximize,
-                           first_step, l1,       l2};
+// f(tensors), the checked tensors of a call in their C++ type.
+template <class F>
+void dispatch_call(const char* op, const TensorList& params, const TensorList& grads,
+                   const TensorList& states, size_t counts, const Tensor& places, F f) {
   dispatch_dtype(params[0].scalar_type(), op, [&]<class T>(std::type_identity<T>) {
-    const OptimCall call(op, params, grads);
-    auto tensors = call.tensors<T>();
-    if (momentum != 0) {
-      call.set_state(tensors, &OptimTensor<T>::state1, *momentum_buffer, offsets,
-                     "momentum_buffer");
-    }
-    Device::sgd(tensors, options, params[0]);
+    f(OptimCall(op, params, grads, states, counts, places).tensors<T>());
   });
 }
 
-// params = prox(AdamW(params)); updates exp_avg and exp_avg_sq, and adds 1 to each of steps.
+// Raises what a step with these tensors would raise, and writes nothing: of several steps that
+// belong together, none has begun when one is refused.
+inline void optim_check(const TensorList& params, const TensorList& grads, const TensorList& states,
+                        int64_t counts, const Tensor& places) {
+  if (params.empty()) return;
+  dispatch_call("optim_check", params, grads, states, static_cast<size_t>(counts), places,
+                [](const auto&) {});
+}
+
+// params = prox(SGD(params)); states: momentum_buffer, or none where momentum is 0.
 template <class Device>
-void adamw_step(const TensorList& params, const TensorList& grads, const Tensor& exp_avg,
-                const Tensor& exp_avg_sq, const Tensor& steps, const Integers& offsets,
-                const Integers& indices, double lr, double beta1, double beta2, double eps,
-                double weight_decay, bool maximize, double l1, double l2, bool adaptive) {
+void sgd_step(const TensorList& params, const TensorList& grads, const TensorList& states,
+              const Tensor& places, double lr, double momentum, double dampening,
+              double weight_decay, bool nesterov, bool maximize, bool first_step, double l1,
+              double l2) {
+  constexpr const char* op = "sgd_step";
+  if (params.empty()) return;
+  STD_TORCH_CHECK(states.size() == (momentum == 0 ? 0 : 1), op, ": states has a wrong length");
+  const typename Device::Guard guard(params[0]);
+  const SgdOptions options{lr,         momentum, dampening, weight_decay, nesterov, maximize,
+                           first_step, l1,       l2};
+  dispatch_call(op, params, grads, states, 0, places,
+                [&](const auto& tensors) { Device::sgd(tensors, options); });
+}
+
+// params = prox(AdamW(params)); states: exp_avg, exp_avg_sq, and steps, to each of which it adds 1.
+template <class Device>
+void adamw_step(const TensorList& params, const TensorList& grads, const TensorList& states,
+                const Tensor& places, double lr, double beta1, double beta2, double eps,
+                double weight_decay, bool maximize, double l1, double l2, bool adaptive,
+                double bound) {
   constexpr const char* op = "adamw_step";
   if (params.empty()) return;
+  STD_TORCH_CHECK(states.size() == 3, op, ": states has a wrong length");
   const typename Device::Guard guard(params[0]);
-  const AdamWOptions options{lr, beta1, beta2, eps, weight_decay, maximize, l1, l2, adaptive};
-  dispatch_dtype(params[0].scalar_type(), op, [&]<class T>(std::type_identity<T>) {
-    const OptimCall call(op, params, grads);
-    auto tensors = call.tensors<T>();
-    call.set_state(tensors, &OptimTensor<T>::state1, exp_avg, offsets, "exp_avg");
-    call.set_state(tensors, &OptimTensor<T>::state2, exp_avg_sq, offsets, "exp_avg_sq");
-    call.set_steps(tensors, steps, indices);
-    Device::adamw(tensors, options, params[0]);
-  });
+  const AdamWOptions options{lr,       beta1, beta2, eps,      weight_decay,
+                             maximize, l1,    l2,    adaptive, bound};
+  dispatch_call(op, params, grads, states, 1, places,
+                [&](const auto& tensors) { Device::adamw(tensors, options); });
 }
 
 }  // namespace torchcalc

@@ -14,8 +14,7 @@ std::vector<OptimTensor<T>> tensors(Request& request) {
     const std::string k = std::to_string(result.size());
     result.push_back({.param = request.input<T>("param" + k),
                       .grad = request.input<T>("grad" + k),
-                      .state1 = request.input<T>("state1_" + k),
-                      .state2 = request.input<T>("state2_" + k),
+                      .state = {request.input<T>("state1_" + k), request.input<T>("state2_" + k)},
                       .step = request.input<float>("step" + k),
                       .n = std::stoll(size)});
   }
@@ -50,6 +49,7 @@ void adamw(Request& request) {
       .l1 = request.number("l1"),
       .l2 = request.number("l2"),
       .adaptive = request.flag("adaptive"),
+      .bound = request.number("bound"),
   };
   cuda::adamw(tensors<T>(request), options, nullptr);
 }

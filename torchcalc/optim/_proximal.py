@@ -1,39 +1,22 @@
-"""What the optimizers share: penalties in groups, gathering of tensors, loading of state."""
+"""What the optimizers share: groups and their penalties, the step, loading of state."""
 
 from __future__ import annotations
 
 import abc
-import math
 import numbers
-from collections.abc import Callable, Iterable
-from operator import is_
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchcalc._check import check_floating, check_number
-from torchcalc.optim._state import Batch, Pack, Slot
+from torchcalc._check import check_floating
+from torchcalc.ops import optim as ops
+from torchcalc.optim import _penalty
+from torchcalc.optim._penalty import check_range
+from torchcalc.optim._plan import Batch, Call, Gradients, Plan
+from torchcalc.optim._state import Pack, Slot
 from torchcalc.prox import Penalty
-from torchcalc.prox.penalties import NAMES
-
-
-def plain_penalty(op: str, penalty: Any) -> dict[str, Any]:
-    """A penalty as what a parameter group holds: a name and numbers, fit for any checkpoint."""
-    if penalty is None:
-        return {"penalty": None, "l1": 0.0, "l2": 0.0}
-    if not isinstance(penalty, Penalty):
-        raise TypeError(f"{op}: penalty must be a torchcalc.prox penalty or None, got {penalty!r}")
-    l1, l2 = penalty.strengths
-    return {"penalty": penalty.name, "l1": l1, "l2": l2}
-
-
-def check_range(op: str, name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """A number in [low, high), or finite and >= low."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{op}: {name} must be a number, got {value!r}")
-    if not low <= float(value) < high:
-        raise ValueError(f"{op}: {name} must be in [{low}, {high}), got {value}")
 
 
 def _plain(value: Any) -> Any:
@@ -50,50 +33,64 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
 
     counts: tuple[str, ...] = ()  # names of states with one number for each parameter
 
-    def __init__(self, params: Any, defaults: dict[str, Any], penalty: Penalty | None) -> None:
-        self._slots: dict[int, list[Slot | None]] = {}  # for each group, by its position
-        super().__init__(params, {**defaults, **plain_penalty(type(self).__name__, penalty)})
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        penalty: Penalty | str | None,
+        l1: float | None,
+        l2: float | None,
+    ) -> None:
+        op = type(self).__name__
+        if isinstance(penalty, Penalty) and (l1 is not None or l2 is not None):
+            raise ValueError(f"{op}: l1 and l2 come with penalty, {penalty!r}; got {l1} and {l2}")
+        plain = _penalty.plain(op, {"penalty": penalty, "l1": l1, "l2": l2})
+        self._forget()
+        super().__init__(params, {**defaults, **plain})
 
     def check_group(self, group: dict[str, Any]) -> None:
-        """Raises unless the group's values are valid; schedulers and users may have set them."""
+        """Raises unless the group's values are valid; schedulers and users may have set them.
+
+        A penalty that was set as an object becomes plain values.
+        """
         op = type(self).__name__
+        if isinstance(group["penalty"], Penalty):
+            group.update(_penalty.plain(op, {"penalty": group["penalty"]}))
         check_range(op, "lr", group["lr"], 0.0)
         check_range(op, "weight_decay", group["weight_decay"], 0.0)
-        if group["penalty"] is not None and group["penalty"] not in NAMES:
-            raise TypeError(
-                f"{op}: penalty of a group must be None or one of {', '.join(NAMES)}, "
-                f"got {group['penalty']!r}"
-            )
-        check_number(op, "l1", group["l1"])
-        check_number(op, "l2", group["l2"])
+        _penalty.check(op, group)
 
     @abc.abstractmethod
     def names(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Names of states with an element for each of the parameter's, in the kernel's order."""
 
+    @abc.abstractmethod
+    def run_kernel(self, group: dict[str, Any], call: Call, l1: float, l2: float) -> None:
+        """One step of a batch."""
+
+    def _forget(self) -> None:
+        self._plan: Plan | None = None
+        self._slots: dict[Tensor, Slot] = {}
+        self._number = ops.register(self)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Also what loading and copying end with: states are in no pack of this optimizer then.
         super().__setstate__(state)
-        self._slots = {}
-
-    @abc.abstractmethod
-    def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
-        """One step of a batch."""
+        self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         op = type(self).__name__
         if "penalty" in param_group:
-            param_group = {**param_group, **plain_penalty(op, param_group["penalty"])}
+            param_group = {**param_group, **_penalty.plain(op, param_group)}
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             self.check_group(group)
+            _penalty.check_used(op, group)
             for param in group["params"]:
                 check_floating(op, "params", param)
             if len(set(group["params"])) < len(group["params"]):
                 raise ValueError(f"{op}: params has a parameter twice")
-            if group["penalty"] is None and (group["l1"] or group["l2"]):
-                raise ValueError(f"{op}: l1 and l2 need a penalty, got penalty=None")
             group.update({key: _plain(value) for key, value in group.items() if key != "params"})
         except (TypeError, ValueError):
             self.param_groups.pop()
@@ -104,26 +101,30 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
 
         What the state's groups do not have, such as a penalty, stays as it is here.
         """
+        # Behind all hooks that others have registered: what those return is what is loaded.
+        before = self.register_load_state_dict_pre_hook(lambda _, saved: self._merge(saved))
+        after = self.register_load_state_dict_post_hook(lambda _: self._adapt(), prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _merge(self, state_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """The state to load, complete and checked."""
         saved_groups = state_dict["param_groups"]
-        if len(saved_groups) == len(self.param_groups):  # else torch raises
-            merged = [
-                {**{key: own[key] for key in own if key != "params"}, **saved}
-                for own, saved in zip(self.param_groups, saved_groups, strict=True)
-            ]
-            for group in merged:
-                if isinstance(group["lr"], Tensor):
-                    group["lr"] = float(group["lr"])
-                self.check_group(group)
-            self._check_shapes(state_dict["state"], saved_groups)
-            state_dict = {**state_dict, "param_groups": merged}
-        super().load_state_dict(state_dict)
-        for param, state in self.state.items():
-            for name, value in state.items():
-                if name == "step":  # a number in old checkpoints, on the CPU in torch's default
-                    step = torch.as_tensor(value, dtype=torch.float32, device=param.device)
-                    state[name] = step.clone()
-                elif isinstance(value, Tensor):
-                    state[name] = torch.empty_like(param).copy_(value)  # with param's strides
+        if len(saved_groups) != len(self.param_groups):
+            return None  # torch raises
+        merged = [
+            {**{key: own[key] for key in own if key != "params"}, **saved}
+            for own, saved in zip(self.param_groups, saved_groups, strict=True)
+        ]
+        for group in merged:
+            if isinstance(group["lr"], Tensor):
+                group["lr"] = float(group["lr"])
+            self.check_group(group)
+        self._check_shapes(state_dict["state"], saved_groups)
+        return {**state_dict, "param_groups": merged}
 
     def _check_shapes(self, saved_states: Any, saved_groups: list[dict[str, Any]]) -> None:
         for own, saved in zip(self.param_groups, saved_groups, strict=True):
@@ -137,9 +138,22 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
                             f"shape {tuple(param.shape)}, got {tuple(value.shape)}"
                         )
 
+    def _adapt(self) -> None:
+        """Loaded states as the kernels want them, and in memory of their own."""
+        for param, state in self.state.items():
+            for name, value in state.items():
+                if name == "step":  # a number in old checkpoints, on the CPU in torch's default
+                    step = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+                    state[name] = step.clone()
+                elif isinstance(value, Tensor):
+                    state[name] = torch.empty_like(param).copy_(value)  # with param's strides
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient.
+
+        Under torch.compile it is one op, which reads the groups' values when it runs: a learning
+        rate that changes compiles nothing anew.
 
         Args:
             closure: reevaluates the model and returns the loss.
@@ -155,76 +169,119 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [
-            (group, self._batches(position, group))
-            for position, group in enumerate(self.param_groups)
-        ]
-        for group, (batches, commit_states) in work:
-            l1, l2 = (group["l1"], group["l2"]) if group["penalty"] else (0.0, 0.0)
-            for batch in batches:
-                self.run_kernel(group, batch, l1, l2)
-                batch.commit()
-            commit_states()
+        if torch.compiler.is_dynamo_compiling():
+            # By vars: Dynamo would guard all values of groups that it sees as an attribute.
+            params = [param for group in vars(self)["param_groups"] for param in group["params"]]
+            which = [i for i, param in enumerate(params) if param.grad is not None]
+            chosen = [params[i] for i in which]
+            grads = [param.grad for param in chosen]
+            torch.ops.torchcalc.optimizer_step(chosen, grads, self._number, which)
+        else:
+            params = [param for group in self.param_groups for param in group["params"]]
+            self._update(params, params, [param.grad for param in params])
         return loss
 
+    @torch.no_grad()
+    def step_with(self, params: list[Tensor], grads: list[Tensor], which: list[int]) -> None:
+        """A step in a compiled graph: those of all parameters, by position, with a gradient."""
+        owners = [param for group in self.param_groups for param in group["params"]]
+        all_params: list[Tensor] = list(owners)
+        all_grads: list[Tensor | None] = [None] * len(owners)
+        for i, param, grad in zip(which, params, grads, strict=True):
+            all_params[i], all_grads[i] = param, grad
+        self._update(owners, all_params, all_grads)
+
+    def _update(self, owners: list[Tensor], params: Sequence[Tensor], grads: Gradients) -> None:
+        """A step with ``params`` and ``grads`` for ``owners``, the parameters of all groups.
+
+        (A compiled graph may hand over other tensors than the parameters themselves.)
+        """
+        sizes, names = [], []
+        for group in self.param_groups:
+            self.check_group(group)
+            sizes.append(len(group["params"]))
+            names.append((*self.names(group), *self.counts))
+        plan = self._plan
+        if plan is not None and plan.holds(owners, sizes, names, params, grads, self.state):
+            calls = [batch.call(params, grads) for batch in plan.batches]
+            try:
+                self._run(plan, calls)
+                return
+            except RuntimeError:
+                if self._accepted(calls):  # then it was no refusal
+                    raise
+        plan = Plan(owners, sizes, names, grads, self._batches(owners, params, grads, names))
+        self._run(plan, [batch.call(params, grads) for batch in plan.batches])
+        plan.register(self.state)
+        for batch in plan.batches:
+            self._slots.update(zip((owners[i] for i in batch.members), batch.slots, strict=True))
+        self._plan = plan
+
+    def _run(self, plan: Plan, calls: Sequence[Call]) -> None:
+        """All of the calls or, where one is refused, none."""
+        for call in calls[1:]:  # the first one's kernel checks for itself
+            call.check(len(self.counts))
+        for batch, call in zip(plan.batches, calls, strict=True):
+            group = self.param_groups[batch.group]
+            self.run_kernel(group, call, *_penalty.strengths(group))
+            call.commit()
+
+    def _accepted(self, calls: Sequence[Call]) -> bool:
+        try:
+            for call in calls:
+                call.check(len(self.counts))
+        except RuntimeError:
+            return False
+        return True
+
     def _batches(
-        self, position: int, group: dict[str, Any]
-    ) -> tuple[Iterable[Batch], Callable[[], None]]:
-        """The kernel calls of a group, and what registers its new states after them."""
-        self.check_group(group)
-        elements = self.names(group)
-        names = (*elements, *self.counts)
-        params, states, dense = group["params"], self.state, torch.strided
-        slots = self._slots.get(position, [])
-        if len(slots) != len(params):
-            slots = self._slots[position] = [None] * len(params)
-        batches: dict[Pack, Batch] = {}
-        batch: Batch | None = None
-        homeless: dict[Any, list[int]] = {}  # parameters whose states are in no pack
-        # This loop is half of what a step costs with many small parameters.
-        for i, (param, slot) in enumerate(zip(params, slots, strict=True)):
-            grad = param.grad
-            if grad is None:
-                continue
-            dtype = param.dtype
-            if grad.dtype is not dtype or grad.layout is not dense:
-                raise TypeError(
-                    f"{type(self).__name__}: gradients must be dense and of their parameter's "
-                    f"dtype, {dtype}; got {grad.layout}, {grad.dtype}"
-                )
-            state = states[param]
-            # Whoever changed a parameter in place (its memory order, with .data or .to) or its
-            # state is noticed here, before anything is written.
-            if (
-                slot is not None
-                and slot.param is param
-                and slot.numel == param.numel()
-                and slot.strides == (None if param.is_contiguous() else param.stride())
-                and slot.pack.dtype is dtype
-                and slot.pack.device == param.device
-                and slot.pack.names == names
-                and all(map(is_, map(state.get, names), slot.views))
-            ):
-                if batch is None or batch.pack is not slot.pack:
-                    batch = batches.setdefault(slot.pack, Batch(slot.pack))
-                batch.add(param, grad, slot)
-            else:
-                fresh = not any(state.get(name) is not None for name in names)
-                homeless.setdefault((dtype, param.device, fresh), []).append(i)
-        moves: list[tuple[int, Slot]] = []
-        for (_, _, fresh), members in homeless.items():
-            values = [{} if fresh else states[params[i]] for i in members]
-            pack = Pack([params[i] for i in members], elements, self.counts, values)
-            batch = batches[pack] = Batch(pack)
-            for i, slot in zip(members, pack.slots, strict=True):
-                batch.add(params[i], params[i].grad, slot)
-                moves.append((i, slot))
+        self,
+        owners: Sequence[Tensor],
+        params: Sequence[Tensor],
+        grads: Gradients,
+        names: Sequence[tuple[str, ...]],
+    ) -> list[Batch]:
+        """What a step consists of, each tensor looked at; makes packs for states without one."""
+        batches: dict[tuple[int, Pack], Batch] = {}
+        begin = 0
+        for number, group in enumerate(self.param_groups):
+            homeless: dict[Any, list[tuple[int, Tensor]]] = {}  # whose states are in no pack
+            end = begin + len(group["params"])
+            for i in range(begin, end):
+                param, grad = params[i], grads[i]
+                if grad is None:
+                    continue
+                self._check_gradient(param, grad)
+                state = self.state.get(owners[i], {})
+                slot = self._slots.get(owners[i])
+                if slot is not None and slot.fits(param, names[number], state):
+                    key = number, slot.pack
+                    batch = batches.get(key) or batches.setdefault(key, Batch(*key))
+                    batch.add(i, param, grad, slot)
+                else:
+                    fresh = not any(state.get(name) is not None for name in names[number])
+                    homeless.setdefault((param.dtype, param.device, fresh), []).append((i, grad))
+            for (_, _, fresh), members in homeless.items():
+                states = [{} if fresh else self.state[owners[i]] for i, _ in members]
+                shaped = [params[i] for i, _ in members]
+                pack = Pack(shaped, self.names(group), self.counts, states)
+                batch = batches[number, pack] = Batch(number, pack)
+                for (i, grad), slot in zip(members, pack.slots, strict=True):
+                    batch.add(i, params[i], grad, slot)
+            begin = end
+        for batch in batches.values():
+            batch.close(params)
+        return list(batches.values())
 
-        def commit_states() -> None:
-            for i, slot in moves:
-                slots[i] = slot
-                states[params[i]].update(zip(names, slot.views, strict=True))
-            for batch in batches.values():
-                batch.pack.fresh = False
-
-        return batches.values(), commit_states
+    def _check_gradient(self, param: Tensor, grad: Tensor) -> None:
+        if grad.dtype is not param.dtype or grad.layout is not torch.strided:
+            raise TypeError(
+                f"{type(self).__name__}: gradients must be dense and of their parameter's "
+                f"dtype, {param.dtype}; got {grad.layout}, {grad.dtype}"
+            )
+        if grad.shape != param.shape or grad.device != param.device:
+            raise ValueError(
+                f"{type(self).__name__}: gradients must have the shape of their parameter, "
+                f"{tuple(param.shape)}, on {param.device}; got {tuple(grad.shape)} on "
+                f"{grad.device}"
+            )

@@ -9,7 +9,7 @@ one that somebody replaced) is noticed by identity, and its value is taken over 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -23,13 +23,42 @@ _LINE = 16  # elements: a cache line of float32
 class Slot(NamedTuple):
     """Where a parameter's states are in a pack."""
 
-    param: Tensor
-    numel: int
+    shape: torch.Size
     strides: tuple[int, ...] | None  # of the parameter where it is not contiguous
     pack: Pack
     number: int  # of the parameter
     offset: int  # of its elements
     views: tuple[Tensor, ...]  # in the order of the names
+
+    def fits(self, param: Tensor, names: tuple[str, ...], state: dict[str, Any]) -> bool:
+        """Whether the parameter and its state are still those that this slot was made for.
+
+        Anyone may change them in place: a shape and memory order with .data or .to, a state.
+        """
+        return (
+            self.shape == param.shape
+            and self.strides == strides_of(param)
+            and self.pack.dtype is param.dtype
+            and self.pack.device == param.device
+            and self.pack.names == names
+            and all(map(is_, map(state.get, names), self.views))
+        )
+
+    def place(self, param: Tensor) -> list[int]:
+        """What the kernels' argument ``places`` holds of a parameter (csrc/ops/optim.h)."""
+        shape = self.shape
+        if self.strides is not None:
+            shape = param.permute(memory_order(param)).shape
+        return [self.offset, self.number, len(shape), *shape]
+
+
+def strides_of(param: Tensor) -> tuple[int, ...] | None:
+    return None if param.is_contiguous() else param.stride()
+
+
+def memory_order(param: Tensor) -> list[int]:
+    """The permutation of dimensions that makes a parameter without gaps contiguous."""
+    return sorted(range(param.dim()), key=param.stride, reverse=True)
 
 
 class Pack:
@@ -59,7 +88,7 @@ class Pack:
         count = [torch.zeros(len(params), dtype=torch.float32, device=like.device) for _ in counts]
         self.names = (*names, *counts)
         self.dtype, self.device = like.dtype, like.device
-        self.flats = (*flat, *count)
+        self.flats = [*flat, *count]
         self.fresh = not states[0]
         self.slots = []
         for index, (param, state) in enumerate(zip(params, states, strict=True)):
@@ -71,9 +100,9 @@ class Pack:
             if not self.fresh:
                 for view, name in zip(views, self.names, strict=True):
                     view.copy_(check_value(name, state.get(name), view))
-            place = self, index, offsets[index], views
-            strided = None if param.is_contiguous() else param.stride()
-            self.slots.append(Slot(param, param.numel(), strided, *place))
+            self.slots.append(
+                Slot(param.shape, strides_of(param), self, index, offsets[index], views)
+            )
 
 
 def check_value(name: str, value: Any, like: Tensor) -> Tensor:
@@ -89,35 +118,3 @@ def check_value(name: str, value: Any, like: Tensor) -> Tensor:
             "has changed since, load_state_dict(state_dict()) adapts dtype and device"
         )
     return value
-
-
-@dataclass
-class Batch:
-    """What one kernel call gets: parameters and gradients, contiguous, and a pack of states."""
-
-    pack: Pack
-    params: list[Tensor] = field(default_factory=list)
-    grads: list[Tensor] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)
-    copies: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def add(self, param: Tensor, grad: Tensor, slot: Slot) -> None:
-        """Takes tensors of any strides as contiguous ones, in the order of param's memory."""
-        if not (param.is_contiguous() and grad.is_contiguous()):
-            order = sorted(range(param.dim()), key=param.stride, reverse=True)
-            permuted, grad = param.permute(order), grad.permute(order).contiguous()
-            param = permuted.contiguous()
-            if param is not permuted:  # it has gaps
-                self.copies.append((permuted, param))
-        self.params.append(param)
-        self.grads.append(grad)
-        self.offsets.append(slot.offset)
-        self.indices.append(slot.number)
-
-    def commit(self) -> None:
-        """After the kernel: copies back what had to be copied, and marks what was written."""
-        for original, updated in self.copies:
-            original.copy_(updated)
-        # The kernels write behind autograd's back: a graph that saved a parameter is stale now.
-        torch.autograd.graph.increment_version(self.params)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from torchcalc.optim._proximal import ProximalOptimizer, check_range
-from torchcalc.optim._state import Batch
+from torchcalc.optim._penalty import check_range
+from torchcalc.optim._plan import Call
+from torchcalc.optim._proximal import ProximalOptimizer
 from torchcalc.prox import Penalty
 
 _METRICS = ("adaptive", "lr")
@@ -22,12 +24,25 @@ class AdamW(ProximalOptimizer):
         m = beta1 m + (1 - beta1) g;   n = beta2 n + (1 - beta2) g^2        (g = grad)
         d = sqrt(n / (1 - beta2^k)) + eps
         v = (1 - lr weight_decay) w - lr m / ((1 - beta1^k) d)               (step k)
-        w = argmin_w  lr penalty(w) + (w - v)^T D (w - v) / 2
+        s = lr / d, but lr where m = n = 0
+        u = argmin_u  s penalty(u) + (u - v)^2 / 2                           (each coordinate)
+        w = v - clip(v - u, -b, b),   b = prox_clip lr
 
-    With ``prox_metric="adaptive"`` D = diag(d), so s = lr / d: the metric of the update itself,
-    whose fixed points solve 0 in grad f + d penalty. With "lr" D is the identity, so s = lr. With
-    L1, w is S(v, s lam): weights become exactly zero. Bias corrections are computed in double.
+    s is the step of the update itself, so fixed points solve 0 in grad f + d penalty. With
+    ``prox_metric="lr"`` s is lr everywhere, and another problem is solved. With L1 and without the
+    clip w is S(v, s lam): weights become exactly zero. Bias corrections are computed in double.
     State and its keys are torch.optim.AdamW's, and load both ways.
+
+    The pull of a penalty is v - u, how far its prox moves a coordinate; by Moreau it is s times a
+    subgradient of the penalty at u. Adam moves a coordinate by about lr a step, and ``prox_clip``
+    holds the penalty to about that too: where gradients are tiny, s alone has no bound. A weight
+    at rest feels |m| / d <= 1 from its gradients, so with prox_clip > 1 no weight rests where the
+    pull is clipped, and the solutions are those without the clip, of every penalty. Coordinates
+    that have seen no gradient yet (rows of an embedding that were in no batch, experts that got no
+    token, what lies behind a layer of zeros) shrink by lr lam a step with L1, and survive until
+    there is one. No promise is made for features that are rarer than one step in 1 / (1 - beta2):
+    between two gradients d decays, and with it what holds against the penalty, at up to
+    prox_clip lr a step.
 
     Args:
         params: parameters or groups of them, see :func:`torchcalc.optim.groups`.
@@ -35,6 +50,9 @@ class AdamW(ProximalOptimizer):
         penalty: a ``torchcalc.prox`` penalty or None; a group may have its own. Groups store it as
             plain values: ``penalty`` (its name), ``l1`` and ``l2``, which a scheduler may change.
         prox_metric: "adaptive" or "lr".
+        prox_clip: bound on the pull of a penalty in units of lr, > 1; None for no bound.
+        l1, l2: finite and >= 0, with ``penalty`` the name of one: what groups and ``defaults`` of
+            another optimizer hold.
 
     Raises:
         TypeError, ValueError: an argument is not valid; the message names it.
@@ -54,8 +72,11 @@ class AdamW(ProximalOptimizer):
         weight_decay: float = 1e-2,
         *,
         maximize: bool = False,
-        penalty: Penalty | None = None,
+        penalty: Penalty | str | None = None,
         prox_metric: str = "adaptive",
+        prox_clip: float | None = 1.25,
+        l1: float | None = None,
+        l2: float | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -64,8 +85,9 @@ class AdamW(ProximalOptimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             "prox_metric": prox_metric,
+            "prox_clip": prox_clip,
         }
-        super().__init__(params, defaults, penalty)
+        super().__init__(params, defaults, penalty, l1, l2)
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
@@ -79,6 +101,10 @@ class AdamW(ProximalOptimizer):
                 f"AdamW: prox_metric must be one of {', '.join(_METRICS)}, "
                 f"got {group['prox_metric']!r}"
             )
+        if group["prox_clip"] is not None:
+            check_range("AdamW", "prox_clip", group["prox_clip"], 1.0)
+            if group["prox_clip"] == 1:
+                raise ValueError("AdamW: prox_clip must be > 1 or None, got 1")
         # Keys that a state of torch.optim may bring.
         if group.get("amsgrad"):
             raise ValueError("AdamW: amsgrad=True is not supported")
@@ -88,13 +114,13 @@ class AdamW(ProximalOptimizer):
     def names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
 
-    def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
+    def run_kernel(self, group: dict[str, Any], call: Call, l1: float, l2: float) -> None:
+        clip = group["prox_clip"]
         torch.ops.torchcalc.adamw_step(
-            batch.params,
-            batch.grads,
-            *batch.pack.flats,
-            batch.offsets,
-            batch.indices,
+            call.params,
+            call.grads,
+            call.states,
+            call.places,
             group["lr"],
             *group["betas"],
             group["eps"],
@@ -103,4 +129,5 @@ class AdamW(ProximalOptimizer):
             l1,
             l2,
             group["prox_metric"] == "adaptive",
+            math.inf if clip is None else clip * group["lr"],
         )

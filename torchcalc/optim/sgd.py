@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from torchcalc.optim._proximal import ProximalOptimizer, check_range
-from torchcalc.optim._state import Batch
+from torchcalc.optim._penalty import check_range
+from torchcalc.optim._plan import Call
+from torchcalc.optim._proximal import ProximalOptimizer
 from torchcalc.prox import Penalty
 
 
 class SGD(ProximalOptimizer):
-    r"""w = prox(v, lr), v the update of ``torch.optim.SGD``.
+    r"""w = prox(v, tau), v the update of ``torch.optim.SGD``, tau the step in the long run.
 
     .. code-block:: text
 
         g = grad + weight_decay w;   b = momentum b + (1 - dampening) g   (b = g at first)
         v = w - lr (g + momentum b) with Nesterov, w - lr b with momentum, w - lr g without
-        w = argmin_w  lr penalty(w) + ||w - v||^2 / 2
+        w = argmin_w  tau penalty(w) + ||w - v||^2 / 2
+        tau = lr (1 - dampening) / (1 - momentum) with momentum, lr without
 
-    With L1 that is S(v, lr lam): weights become exactly zero. State and its keys are
-    torch.optim.SGD's, and load both ways.
+    tau is what momentum makes of lr: a gradient g that stays the same moves w by tau g a step, with
+    Nesterov too. So fixed points solve 0 in grad f + d penalty; with lr in the place of tau they
+    would be those of a penalty 1 / (1 - momentum) times weaker. With L1, w is S(v, tau lam):
+    weights become exactly zero. State and its keys are torch.optim.SGD's, and load both ways.
 
     Args:
         params: parameters or groups of them, see :func:`torchcalc.optim.groups`.
-        lr, momentum, dampening, weight_decay, nesterov, maximize: as for ``torch.optim.SGD``.
+        lr, momentum, dampening, weight_decay, nesterov, maximize: as for ``torch.optim.SGD``; with
+            a penalty and momentum > 0, momentum and dampening must be < 1.
         penalty: a ``torchcalc.prox`` penalty or None; a group may have its own. Groups store it as
             plain values: ``penalty`` (its name), ``l1`` and ``l2``, which a scheduler may change.
+        l1, l2: finite and >= 0, with ``penalty`` the name of one: what groups and ``defaults`` of
+            another optimizer hold.
 
     Raises:
         TypeError, ValueError: an argument is not valid; the message names it.
@@ -45,7 +53,9 @@ class SGD(ProximalOptimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
-        penalty: Penalty | None = None,
+        penalty: Penalty | str | None = None,
+        l1: float | None = None,
+        l2: float | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -55,34 +65,39 @@ class SGD(ProximalOptimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
-        super().__init__(params, defaults, penalty)
+        super().__init__(params, defaults, penalty, l1, l2)
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
         check_range("SGD", "momentum", group["momentum"], 0.0)
-        check_range("SGD", "dampening", group["dampening"], float("-inf"))
+        check_range("SGD", "dampening", group["dampening"], -math.inf)
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError(
                 "SGD: nesterov needs momentum > 0 and dampening = 0, "
                 f"got momentum {group['momentum']}, dampening {group['dampening']}"
             )
 
+        if group["penalty"] is not None and group["momentum"] != 0:
+            # Else the step in the long run is no positive number.
+            check_range("SGD", "momentum with a penalty", group["momentum"], 0.0, 1.0)
+            check_range("SGD", "dampening with a penalty", group["dampening"], -math.inf, 1.0)
+
     def names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def run_kernel(self, group: dict[str, Any], batch: Batch, l1: float, l2: float) -> None:
+    def run_kernel(self, group: dict[str, Any], call: Call, l1: float, l2: float) -> None:
         torch.ops.torchcalc.sgd_step(
-            batch.params,
-            batch.grads,
-            *(batch.pack.flats or [None]),
-            batch.offsets,
+            call.params,
+            call.grads,
+            call.states,
+            call.places,
             group["lr"],
             group["momentum"],
             group["dampening"],
             group["weight_decay"],
             group["nesterov"],
             group["maximize"],
-            batch.pack.fresh,
+            call.fresh,
             l1,
             l2,
         )

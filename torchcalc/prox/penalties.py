@@ -9,11 +9,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from torchcalc import functional
-from torchcalc._check import check_number
+from torchcalc._check import check_finite
 
 
 class Penalty(abc.ABC):
-    """g(w), with prox(v, step) = argmin_w step g(w) + ||w - v||^2 / 2.
+    """g(w), with prox(v, step) = argmin_w step g(w) + ||w - v||^2 / 2. Its strengths are finite.
 
     ``name`` and ``strengths`` are what an optimizer stores of it.
     """
@@ -44,7 +44,7 @@ class L1(Penalty):
     name: ClassVar[str] = "l1"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", check_number("L1", "lam", self.lam))
+        object.__setattr__(self, "lam", check_finite("L1", "lam", self.lam))
 
     @property
     def strengths(self) -> tuple[float, float]:
@@ -59,7 +59,7 @@ class L2(Penalty):
     name: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", check_number("L2", "lam", self.lam))
+        object.__setattr__(self, "lam", check_finite("L2", "lam", self.lam))
 
     @property
     def strengths(self) -> tuple[float, float]:
@@ -75,12 +75,13 @@ class ElasticNet(Penalty):
     name: ClassVar[str] = "elastic_net"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "l1", check_number("ElasticNet", "l1", self.l1))
-        object.__setattr__(self, "l2", check_number("ElasticNet", "l2", self.l2))
+        object.__setattr__(self, "l1", check_finite("ElasticNet", "l1", self.l1))
+        object.__setattr__(self, "l2", check_finite("ElasticNet", "l2", self.l2))
 
     @property
     def strengths(self) -> tuple[float, float]:
         return self.l1, self.l2
 
 
-NAMES = tuple(penalty.name for penalty in (L1, L2, ElasticNet))
+# name -> the strengths that it has, of those that an optimizer stores
+STRENGTHS = {L1.name: ("l1",), L2.name: ("l2",), ElasticNet.name: ("l1", "l2")}

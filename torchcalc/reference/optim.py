@@ -23,12 +23,16 @@ def sgd_step(
     l1: float = 0.0,
     l2: float = 0.0,
 ) -> None:
-    """v = w - lr d as in torch.optim.SGD, then w = S(v, lr l1) / (1 + lr l2); in place."""
+    """v = w - lr d as in torch.optim.SGD, then w = S(v, s l1) / (1 + s l2); in place.
+
+    s: how far a constant gradient of 1 moves w a step in the end.
+    """
     d = (-grad if maximize else grad) + weight_decay * param
     if momentum_buffer is not None:
         momentum_buffer.copy_(d if first_step else momentum * momentum_buffer + (1 - dampening) * d)
         d = d + momentum * momentum_buffer if nesterov else momentum_buffer
-    param.copy_(prox(param - lr * d, lr * l1, lr * l2))
+    s = lr * (1 - dampening) / (1 - momentum) if momentum else lr
+    param.copy_(prox(param - lr * d, s * l1, s * l2))
 
 
 def adamw_step(
@@ -47,8 +51,12 @@ def adamw_step(
     l1: float = 0.0,
     l2: float = 0.0,
     adaptive: bool = True,
+    bound: float = float("inf"),
 ) -> None:
-    """v as in torch.optim.AdamW, then w = S(v, s l1) / (1 + s l2), s = lr / d or lr; in place."""
+    """v as in torch.optim.AdamW, then w = S(v, s l1) / (1 + s l2), but |v - w| <= bound; in place.
+
+    s = lr / d where adaptive and a gradient was ever seen, else lr.
+    """
     step += 1
     k = float(step)
     g = -grad if maximize else grad
@@ -56,5 +64,7 @@ def adamw_step(
     exp_avg_sq.copy_(beta2 * exp_avg_sq + (1 - beta2) * g * g)
     d = torch.sqrt(exp_avg_sq / (1 - beta2**k)) + eps
     v = param * (1 - lr * weight_decay) - lr * (exp_avg / (1 - beta1**k)) / d
-    s = lr / d if adaptive else torch.full_like(d, lr)
-    param.copy_(prox(v, s * l1, s * l2))
+    unseen = (exp_avg == 0) & (exp_avg_sq == 0)
+    s = torch.where(unseen, lr, lr / d) if adaptive else torch.full_like(d, lr)
+    w = prox(v, s * l1, s * l2)
+    param.copy_(torch.where((v - w).abs() <= bound, w, v - bound * torch.sign(v - w)))

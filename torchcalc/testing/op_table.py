@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -226,6 +227,11 @@ def _prox_op(name: str, function: Call, reference: Call, strengths: int) -> Op:
     return Op(name, samples, shapes)
 
 
+def _places(w: Tensor, number: int) -> Tensor:
+    """Where the states of a parameter are: at the beginning, its count at ``number``."""
+    return torch.tensor([0, number, w.dim(), *w.shape])
+
+
 def _sgd(name: str, w: Tensor, g: Tensor, b: Tensor, l1: float, l2: float, **rule: Any) -> Sample:
     momentum = rule.get("momentum", 0.0)
 
@@ -234,8 +240,8 @@ def _sgd(name: str, w: Tensor, g: Tensor, b: Tensor, l1: float, l2: float, **rul
         torch.ops.torchcalc.sgd_step(
             [w],
             [g],
-            b.view(-1),
-            [0],
+            [b.view(-1)] if momentum else [],
+            _places(w, 0),
             0.1,
             momentum,
             rule.get("dampening", 0.0),
@@ -275,16 +281,14 @@ def _adamw(
         torch.ops.torchcalc.adamw_step(
             [w],
             [g],
-            m.view(-1),
-            n.view(-1),
-            steps,
-            [0],
-            [1],
+            [m.view(-1), n.view(-1), steps],
+            _places(w, 1),
             *fixed.values(),
             rule.get("maximize", False),
             l1,
             l2,
             rule.get("adaptive", True),
+            rule.get("bound", math.inf),
         )
         return torch.stack([w, m, n, (steps[1] - steps[0]).to(w.dtype).expand(w.shape)])
 
@@ -309,9 +313,12 @@ def _sgd_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 def _adamw_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     t = _Random(device, dtype)
-    tensors = t(4, 5), t(4, 5), t(4, 5), t(4, 5).abs()
+    tensors = w, *_ = t(4, 5), t(4, 5), t(4, 5), t(4, 5).abs()
     yield _adamw("plain", *tensors, 0.0, 0.0)
     yield _adamw("adaptive metric", *tensors, 3.0, 0.5)
+    yield _adamw("bound", *tensors, 30.0, 0.5, bound=0.01)
+    never = torch.zeros_like(w)
+    yield _adamw("no gradient yet", w, never, never, never, 0.5, 0.5, bound=0.05)
     yield _adamw("metric of lr", *tensors, 3.0, 0.5, adaptive=False, maximize=True)
 
 

@@ -17,5 +17,5 @@ class Settings:
     steps: int = 3000
     batch_size: int = 128
     lr: float = 2e-3
-    lam: float = 3e-4
+    lam: float = 5e-4
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -1,0 +1,161 @@
+"""Which kernel calls make up a step: found once, and used again as long as nothing has changed.
+
+To look at each parameter in turn costs more than to update a small one. So what a step needs is
+kept, and the next one asks about all parameters at once whether it still holds: are parameters,
+states and the set of gradients the same objects? The kernels themselves refuse tensors whose shape,
+dtype, device or memory order is no longer what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from operator import is_, itemgetter, methodcaller
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchcalc.optim._state import Pack, Slot, memory_order
+
+Gradients = Sequence[Tensor | None]
+States = dict[Tensor, dict[str, Any]]
+
+
+def same(a: Iterable[Any], b: Iterable[Any]) -> bool:
+    """The same objects in the same order; the caller knows that there are as many."""
+    return all(map(is_, a, b))
+
+
+class Call:
+    """The tensors of one kernel call, contiguous."""
+
+    def __init__(self, batch: Batch, params: list[Tensor], grads: list[Tensor]) -> None:
+        self.params, self.grads = params, grads
+        self.copies: list[tuple[Tensor, Tensor]] = []
+        self.states, self.places = batch.pack.flats, batch.places
+        self.fresh = batch.pack.fresh
+        if batch.arranged:
+            self._arrange(batch.slots)
+
+    def _arrange(self, slots: Sequence[Slot]) -> None:
+        """Takes tensors of any strides as contiguous ones, in the order of param's memory."""
+        for i, (param, grad, slot) in enumerate(zip(self.params, self.grads, slots, strict=True)):
+            if slot.strides is not None:
+                order = memory_order(param)
+                param, grad = param.permute(order), grad.permute(order)
+            self.params[i], self.grads[i] = param.contiguous(), grad.contiguous()
+            if self.params[i] is not param:  # it has gaps
+                self.copies.append((param, self.params[i]))
+
+    def check(self, counts: int) -> None:
+        """Raises what the kernel would raise, and writes nothing."""
+        torch.ops.torchcalc.optim_check(self.params, self.grads, self.states, counts, self.places)
+
+    def commit(self) -> None:
+        """After the kernel: copies back what had to be copied, and marks what was written."""
+        for original, updated in self.copies:
+            original.copy_(updated)
+        # The kernels write behind autograd's back: a graph that saved a parameter is stale now.
+        torch.autograd.graph.increment_version(self.params)
+
+
+class Batch:
+    """The parameters of a group whose states are in one pack: what one kernel call takes."""
+
+    def __init__(self, group: int, pack: Pack) -> None:
+        self.group, self.pack = group, pack  # the group's position
+        self.members: list[int] = []  # positions among the parameters of all groups
+        self.slots: list[Slot] = []
+        self.arranged = False  # some tensor is not contiguous
+
+    def add(self, position: int, param: Tensor, grad: Tensor, slot: Slot) -> None:
+        self.members.append(position)
+        self.slots.append(slot)
+        self.arranged |= slot.strides is not None or not grad.is_contiguous()
+
+    def close(self, params: Sequence[Tensor]) -> None:
+        """After the last add."""
+        places = [
+            n
+            for i, slot in zip(self.members, self.slots, strict=True)
+            for n in slot.place(params[i])
+        ]
+        self.places = torch.tensor(places, dtype=torch.int64)
+        pick = itemgetter(*self.members)
+        self._pick = pick if len(self.members) > 1 else lambda items: (pick(items),)
+
+    def register(self, owners: Sequence[Tensor], states: States) -> None:
+        """After the kernel: the states are those of the parameters from now on."""
+        names = self.pack.names
+        self._states = [states[owners[i]] for i in self.members]
+        for state, slot in zip(self._states, self.slots, strict=True):
+            if not same(map(state.get, names), slot.views):
+                state.update(zip(names, slot.views, strict=True))
+        self._views = [
+            (methodcaller("get", name), [slot.views[i] for slot in self.slots])
+            for i, name in enumerate(names)
+        ]
+        self.pack.fresh = False
+
+    def holds(self) -> bool:
+        """Whether the states are still those registered."""
+        return all(same(map(get, self._states), views) for get, views in self._views)
+
+    def call(self, params: Sequence[Tensor], grads: Gradients) -> Call:
+        return Call(self, list(self._pick(params)), list(self._pick(grads)))
+
+    def arrange_holds(self, params: Sequence[Tensor]) -> bool:
+        """What a kernel cannot see of tensors that were made contiguous for it."""
+        return not self.arranged or all(
+            slot.shape == params[i].shape
+            and (slot.strides is None or slot.strides == params[i].stride())
+            for i, slot in zip(self.members, self.slots, strict=True)
+        )
+
+
+class Plan:
+    """The batches of a step, and what they depend on.
+
+    ``owners`` are the parameters of all groups; ``sizes`` and ``names`` of each group how many it
+    has and the names of their states.
+    """
+
+    def __init__(
+        self,
+        owners: list[Tensor],
+        sizes: list[int],
+        names: list[tuple[str, ...]],
+        grads: Gradients,
+        batches: list[Batch],
+    ) -> None:
+        self.batches = batches
+        self._owners, self._sizes, self._names = owners, sizes, names
+        self._missing = list(map(is_, grads, repeat(None)))
+
+    def register(self, states: States) -> None:
+        """After the kernels: the states of the batches are those of the parameters."""
+        for batch in self.batches:
+            batch.register(self._owners, states)
+        self._keys, self._values = list(states), list(states.values())
+
+    def holds(
+        self,
+        owners: list[Tensor],
+        sizes: list[int],
+        names: list[tuple[str, ...]],
+        params: Sequence[Tensor],
+        grads: Gradients,
+        states: States,
+    ) -> bool:
+        """Whether the next step can use it; what it does not see, the kernels do."""
+        return (
+            sizes == self._sizes
+            and names == self._names
+            and same(owners, self._owners)
+            and list(map(is_, grads, repeat(None))) == self._missing
+            and len(states) == len(self._keys)
+            and same(states, self._keys)
+            and same(states.values(), self._values)
+            and all(batch.holds() and batch.arrange_holds(params) for batch in self.batches)
+        )
