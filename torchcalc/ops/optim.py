@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from torchcalc.ops import _library as _library  # the ops are there
+
 
 class Stepper(Protocol):
     """What ``optimizer_step`` calls."""
@@ -52,8 +54,6 @@ torch.library.impl("torchcalc::optimizer_step", "CompositeExplicitAutograd", _op
 @torch.library.register_fake("torchcalc::optimizer_step")
 def _(*args):  # type: ignore[no-untyped-def]
     return None
-
-from torchcalc.ops import _library as _library  # the ops are there
 
 
 @torch.library.register_fake("torchcalc::sgd_step")
