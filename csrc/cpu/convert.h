@@ -17,7 +17,8 @@ TC_HD float widen_half(uint16_t h) {
   const uint32_t magnitude = h & 0x7fffu;
   uint32_t bits = (magnitude << 13) + kRebias;
   bits += magnitude >= 0x7c00 ? kRebias : 0;  // infinity, NaN
-  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  // One exponent higher, a subnormal number is 2^-14 too large.
+  const float subnormal = std::bit_cast<float>((magnitude << 13) + kRebias + (1u << 23)) - 0x1p-14f;
   bits = magnitude < 0x0400 ? std::bit_cast<uint32_t>(subnormal) : bits;
   return std::bit_cast<float>(bits | (h & 0x8000u) << 16);
 }
