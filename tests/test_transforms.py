@@ -9,6 +9,7 @@ import torch
 from conftest import rows
 from torch.func import grad, vmap
 
+from torchcalc import optim
 from torchcalc.testing import OPS
 
 SIZE = 3  # of a vmapped dimension
@@ -192,14 +193,23 @@ def _raw_calls(device):
         yield ops.prox_grad_grad, (x, None, None, x + 1, x, *lams)
     params, grads = ([torch.randn(s, device=device) for s in ((3,), (2, 2))] for _ in range(2))
     m, n = torch.randn(9, device=device), torch.rand(9, device=device)
-    yield ops.sgd_step, (params, grads, m, [0, 5], 0.1, 0.9, 0.0, 0.1, True, False, True, 0.1, 0.1)
-    steps = torch.zeros(2, device=device)
-    hyper = (0.1, 0.9, 0.99, 1e-8, 0.1, False, 0.1, 0.1, True)
-    yield ops.adamw_step, (params, grads, m, n, steps, [0, 5], [1, 0], *hyper)
+    places = torch.tensor([0, 1, 1, 3, 5, 0, 2, 2, 2])  # of states and step; sizes
+    hyper = (0.1, 0.9, 0.0, 0.1, True, False, True, 0.1, 0.1)
+    yield ops.sgd_step, (params, grads, [m], places, *hyper)
+    states = [m, n, torch.zeros(2, device=device)]
+    hyper = (0.1, 0.9, 0.99, 1e-8, 0.1, False, 0.1, 0.1, True, 0.2)
+    yield ops.adamw_step, (params, grads, states, places, *hyper)
+    yield ops.optim_check, (params, grads, states, 1, places)
 
 
 def test_opcheck(device):
-    names = set()
+    optimizer = optim.SGD([torch.nn.Parameter(torch.ones(3, device=device))], lr=0.1)
+    step = torch.ones(3, device=device), torch.ones(3, device=device)
+    torch.library.opcheck(
+        torch.ops.torchcalc.optimizer_step.default,
+        ([step[0]], [step[1]], optimizer._number, [0]),
+    )
+    names = {"optimizer_step"}
     for op, args in _raw_calls(device):
         names.add(op.__name__)
         torch.library.opcheck(op.default, args)
