@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -86,11 +87,37 @@ Words philox4x32(const Words& counter, const Words& key) {
   return Words(4, words.w);
 }
 
+// Whether two sequences hold the same objects. An optimizer asks that of thousands at each step.
+bool same(const py::handle& a, const py::handle& b) {
+  const auto sequence = [](const py::handle& h) {
+    PyObject* fast = PySequence_Fast(h.ptr(), "same: not iterable");
+    if (!fast) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(fast);
+  };
+  const py::object x = sequence(a), y = sequence(b);
+  const auto n = PySequence_Fast_GET_SIZE(x.ptr());
+  PyObject **first = PySequence_Fast_ITEMS(x.ptr()), **second = PySequence_Fast_ITEMS(y.ptr());
+  return n == PySequence_Fast_GET_SIZE(y.ptr()) && std::equal(first, first + n, second);
+}
+
+// Whether `key` has these values in these dictionaries.
+bool same_values(const py::list& dictionaries, const py::str& key, const py::list& values) {
+  bool same = dictionaries.size() == values.size();
+  for (size_t i = 0; same && i < values.size(); ++i) {
+    const py::handle dictionary = dictionaries[i];
+    same = PyDict_Check(dictionary.ptr()) &&
+           PyDict_GetItemWithError(dictionary.ptr(), key.ptr()) == py::handle(values[i]).ptr();
+  }
+  return same;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "torchcalc's native kernels; importing it registers torch.ops.torchcalc.";
   m.def("build_info", &build_info);
   m.def("cpu_capability", &cpu_capability);
+  m.def("same", &same, py::arg("a"), py::arg("b"));
+  m.def("same_values", &same_values, py::arg("dictionaries"), py::arg("key"), py::arg("values"));
   m.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"));
 }

@@ -7,12 +7,25 @@
 // L1 is l2 = 0, squared L2 is l1 = 0. (Parikh & Boyd, "Proximal algorithms", 2014, section 6.5.)
 namespace torchcalc::math {
 
-// S(x, t) = sign(x) max(|x| - t, 0). NaN in x or t gives NaN; exactly 0 where |x| <= t.
+// S(x, t) = sign(x) max(|x| - t, 0). NaN in x or t gives NaN; exactly 0 where |x| <= t. A learned t
+// may cross 0: from there on |x| grows by -t, and the gradient leads back.
 template <class T>
 TC_HD T soft_threshold(T x, T t) {
   const T magnitude = (x < T(0) ? -x : x) - t;
   const T shrunk = x < T(0) ? -magnitude : magnitude;
   return magnitude <= T(0) ? T(0) : shrunk;
+}
+
+template <class T>
+TC_HD T clip(T x, T low, T high) {
+  const T y = x < high ? x : high;
+  return y > low ? y : low;
+}
+
+// S(x, t) where t >= 0 is known: the same in half of the operations.
+template <class T>
+TC_HD T soft_threshold_by_positive(T x, T t) {
+  return x - clip(x, -t, t);
 }
 
 template <class T>

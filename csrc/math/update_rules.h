@@ -4,6 +4,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "math/prox.h"
+
 // Optimizer updates of one coordinate: first the plain update v, and with it the step s that the
 // coordinate makes in the long run; then the prox of the penalty with that step, so that
 //   w = argmin_w  s g(w) + (w - v)^2 / 2.
@@ -41,19 +43,13 @@ struct Penalty {
   }
 
   // w = v - clip(v - prox(v), bound), and by Moreau v - prox(v) is step times a subgradient of g.
-  // Of L1 it is v itself clipped to the threshold, so that v is never taken from v - prox(v).
+  // (Of L1 that is clipped to the bound by the threshold.)
   template <Prox Kind>
   TC_HD T apply(T v, const Scaled& by) const {
-    const T soft = v - clip(v, -by.threshold, by.threshold);
+    const T soft = soft_threshold_by_positive(v, by.threshold);
     if constexpr (Kind == Prox::kSoftThreshold) return soft;
     const T shrunk = soft * by.ratio;
     return Kind == Prox::kShrunk ? shrunk : clip(shrunk, v - bound, v + bound);
-  }
-
- private:
-  TC_HD static T clip(T x, T low, T high) {
-    const T y = x < high ? x : high;
-    return y > low ? y : low;
   }
 };
 

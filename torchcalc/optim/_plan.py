@@ -8,23 +8,19 @@ dtype, device or memory order is no longer what it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
-from operator import is_, itemgetter, methodcaller
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchcalc._C import same, same_values
 from torchcalc.optim._state import Pack, Slot, memory_order
 
 Gradients = Sequence[Tensor | None]
 States = dict[Tensor, dict[str, Any]]
-
-
-def same(a: Iterable[Any], b: Iterable[Any]) -> bool:
-    """The same objects in the same order; the caller knows that there are as many."""
-    return all(map(is_, a, b))
 
 
 class Call:
@@ -90,17 +86,16 @@ class Batch:
         names = self.pack.names
         self._states = [states[owners[i]] for i in self.members]
         for state, slot in zip(self._states, self.slots, strict=True):
-            if not same(map(state.get, names), slot.views):
+            if not same([state.get(name) for name in names], slot.views):
                 state.update(zip(names, slot.views, strict=True))
         self._views = [
-            (methodcaller("get", name), [slot.views[i] for slot in self.slots])
-            for i, name in enumerate(names)
+            (name, [slot.views[i] for slot in self.slots]) for i, name in enumerate(names)
         ]
         self.pack.fresh = False
 
     def holds(self) -> bool:
         """Whether the states are still those registered."""
-        return all(same(map(get, self._states), views) for get, views in self._views)
+        return all(same_values(self._states, name, views) for name, views in self._views)
 
     def call(self, params: Sequence[Tensor], grads: Gradients) -> Call:
         return Call(self, list(self._pick(params)), list(self._pick(grads)))
@@ -154,7 +149,6 @@ class Plan:
             and names == self._names
             and same(owners, self._owners)
             and list(map(is_, grads, repeat(None))) == self._missing
-            and len(states) == len(self._keys)
             and same(states, self._keys)
             and same(states.values(), self._values)
             and all(batch.holds() and batch.arrange_holds(params) for batch in self.batches)
