@@ -18,6 +18,7 @@ from benchmarks.bench_optim import LAM, OURS, step
 from benchmarks.harness import Config, Row, Run, Task, dtype_name, size_name
 from torchcalc.functional import dropout, linear_act, prox_elastic_net, prox_l2, soft_threshold
 from torchcalc.ops.linear_act import ACTIVATIONS, CODES, act_grad
+from torchcalc.ops.prox import prox_grad_grad
 from torchcalc.prox import L1
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -48,7 +49,9 @@ def tasks(config: Config) -> list[Task]:
         for name, make in rows.items()
         for mode in ("forward", "backward")
     }
-    both["act_grad gelu"] = act_grad_alone
+    for order in (1, 2):
+        both[f"act_grad gelu, order {order}"] = partial(act_grad_alone, order)
+    both["prox_grad_grad"] = second_derivative
     for name in OURS:
         both[f"{name} step"] = partial(optimizer, name, {})
         both[f"{name} + L1 step"] = partial(optimizer, name, {"penalty": L1(LAM)})
@@ -110,10 +113,15 @@ def epilogue(activation: str, p: float, backward: bool, config: Config, dtype: t
     return pass_of(backward, op, [bias])
 
 
-def act_grad_alone(config: Config, dtype: torch.dtype) -> Run:
-    """Where there is no bias, backward runs another loop."""
+def act_grad_alone(order: int, config: Config, dtype: torch.dtype) -> Run:
+    """Where there is no bias, and at the second order, backward runs another loop."""
     grad, z = (config.tensor(*size(config), dtype=dtype) for _ in range(2))
-    return torch.no_grad()(partial(act_grad, grad, z, None, CODES["gelu"], 1, 0, False))
+    return torch.no_grad()(partial(act_grad, grad, z, None, CODES["gelu"], order, 0, False))
+
+
+def second_derivative(config: Config, dtype: torch.dtype) -> Run:
+    tensors = (config.tensor(*size(config), dtype=dtype) for _ in range(7))
+    return torch.no_grad()(partial(prox_grad_grad, *tensors, 0.0, 0.0))
 
 
 def optimizer(name: str, options: dict[str, Any], config: Config, dtype: torch.dtype) -> Run:
