@@ -28,8 +28,8 @@ def prepare() -> None:
     """Registers the rules as soon as there are DTensors; their module takes long to import."""
     global _registered
     if not _registered and _MODULE in sys.modules:
+        _register()  # twice, where two threads come at once, does no harm
         _registered = True
-        _register()
 
 
 def replicated(seed: Tensor, x: Tensor) -> Tensor:
