@@ -111,12 +111,22 @@ bool same_values(const py::list& dictionaries, const py::str& key, const py::lis
   return same;
 }
 
+// A byte for each object: 1 where it is None.
+py::bytes missing(const py::list& objects) {
+  std::string is_none(objects.size(), '\0');
+  for (size_t i = 0; i < is_none.size(); ++i) {
+    is_none[i] = PyList_GET_ITEM(objects.ptr(), i) == Py_None;
+  }
+  return is_none;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "torchcalc's native kernels; importing it registers torch.ops.torchcalc.";
   m.def("build_info", &build_info);
   m.def("cpu_capability", &cpu_capability);
+  m.def("missing", &missing, py::arg("objects"));
   m.def("same", &same, py::arg("a"), py::arg("b"));
   m.def("same_values", &same_values, py::arg("dictionaries"), py::arg("key"), py::arg("values"));
   m.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"));

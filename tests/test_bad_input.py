@@ -117,7 +117,7 @@ OPTIMIZERS = {
         "penalty must",
     ),
     "lr": (lambda: optim.SGD([_param()], lr=-1.0), ValueError, "lr must be"),
-    "lr tensor": (lambda: optim.SGD([_param()], lr=torch.tensor(1.0)), TypeError, "lr must be"),
+    "lr tensor": (lambda: optim.SGD([_param()], lr=torch.ones(2)), TypeError, "lr must be"),
     "momentum": (lambda: optim.SGD([_param()], momentum=-1.0), ValueError, "momentum must"),
     "weight_decay": (lambda: optim.SGD([_param()], weight_decay=NAN), ValueError, "weight_decay"),
     "nesterov": (lambda: optim.SGD([_param()], nesterov=True), ValueError, "nesterov needs"),

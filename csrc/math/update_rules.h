@@ -53,6 +53,12 @@ struct Penalty {
   }
 };
 
+// What is finite in double stays so in T: 0 times it is 0.
+template <class T>
+TC_HD Penalty<T> penalty(double l1, double l2, double bound) {
+  return {finite(T(l1)), finite(T(l2)), finite(T(bound))};
+}
+
 // f(std::integral_constant<Prox, Kind>{}), unless there is nothing to compute.
 template <class F>
 TC_HD void dispatch_prox(Prox kind, F f) {

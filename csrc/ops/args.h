@@ -111,7 +111,7 @@ struct SgdOptions {
 
   template <class T>
   math::Penalty<T> penalty() const {
-    return {T(l1), T(l2), std::numeric_limits<T>::max()};
+    return math::penalty<T>(l1, l2, std::numeric_limits<double>::max());
   }
 
   // The step that momentum amounts to, with Nesterov as well: a constant gradient g makes a buffer
@@ -144,7 +144,7 @@ struct AdamWOptions {
 
   template <class T>
   TC_HD math::Penalty<T> penalty() const {
-    return {T(l1), T(l2), math::finite(T(bound))};
+    return math::penalty<T>(l1, l2, bound);
   }
 };
 

@@ -9,17 +9,16 @@ dtype, device or memory order is no longer what it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
-from operator import is_, itemgetter
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchcalc._C import same, same_values
+from torchcalc._C import missing, same, same_values
 from torchcalc.optim._state import Pack, Slot, memory_order
 
-Gradients = Sequence[Tensor | None]
+Gradients = list[Tensor | None]
 States = dict[Tensor, dict[str, Any]]
 
 
@@ -52,8 +51,9 @@ class Call:
         """After the kernel: copies back what had to be copied, and marks what was written."""
         for original, updated in self.copies:
             original.copy_(updated)
-        # The kernels write behind autograd's back: a graph that saved a parameter is stale now.
+        # The kernels write behind autograd's back: a graph that saved what they wrote is stale now.
         torch.autograd.graph.increment_version(self.params)
+        torch.autograd.graph.increment_version(self.states)  # and with them their views
 
 
 class Batch:
@@ -77,7 +77,7 @@ class Batch:
             for i, slot in zip(self.members, self.slots, strict=True)
             for n in slot.place(params[i])
         ]
-        self.places = torch.tensor(places, dtype=torch.int64)
+        self.places = torch.tensor(places, dtype=torch.int64, device="cpu")
         pick = itemgetter(*self.members)
         self._pick = pick if len(self.members) > 1 else lambda items: (pick(items),)
 
@@ -89,13 +89,18 @@ class Batch:
             if not same([state.get(name) for name in names], slot.views):
                 state.update(zip(names, slot.views, strict=True))
         self._views = [
-            (name, [slot.views[i] for slot in self.slots]) for i, name in enumerate(names)
+            (name, [s.views[i] for s in self.slots], [s.addresses[i] for s in self.slots])
+            for i, name in enumerate(names)
         ]
         self.pack.fresh = False
 
-    def holds(self) -> bool:
-        """Whether the states are still those registered."""
-        return all(same_values(self._states, name, views) for name, views in self._views)
+    def holds(self, looked_at: bool) -> bool:
+        """Whether the states are still those registered; their addresses too if ``looked_at``."""
+        return all(
+            same_values(self._states, name, views)
+            and not (looked_at and list(map(Tensor.data_ptr, views)) != addresses)
+            for name, views, addresses in self._views
+        )
 
     def call(self, params: Sequence[Tensor], grads: Gradients) -> Call:
         return Call(self, list(self._pick(params)), list(self._pick(grads)))
@@ -126,7 +131,7 @@ class Plan:
     ) -> None:
         self.batches = batches
         self._owners, self._sizes, self._names = owners, sizes, names
-        self._missing = list(map(is_, grads, repeat(None)))
+        self._missing = missing(grads)
 
     def register(self, states: States) -> None:
         """After the kernels: the states of the batches are those of the parameters."""
@@ -142,14 +147,20 @@ class Plan:
         params: Sequence[Tensor],
         grads: Gradients,
         states: States,
+        looked_at: bool,
     ) -> bool:
-        """Whether the next step can use it; what it does not see, the kernels do."""
+        """Whether the next step can use it; what it does not see, the kernels do.
+
+        ``looked_at``: somebody has had the states in his hands since the last step.
+        """
         return (
             sizes == self._sizes
             and names == self._names
             and same(owners, self._owners)
-            and list(map(is_, grads, repeat(None))) == self._missing
+            and missing(grads) == self._missing
             and same(states, self._keys)
             and same(states.values(), self._values)
-            and all(batch.holds() and batch.arrange_holds(params) for batch in self.batches)
+            and all(
+                batch.holds(looked_at) and batch.arrange_holds(params) for batch in self.batches
+            )
         )

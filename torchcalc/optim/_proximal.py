@@ -5,11 +5,12 @@ from __future__ import annotations
 import abc
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from torchcalc._C import missing
 from torchcalc._check import check_floating
 from torchcalc.ops import optim as ops
 from torchcalc.optim import _penalty
@@ -18,11 +19,15 @@ from torchcalc.optim._plan import Batch, Call, Gradients, Plan
 from torchcalc.optim._state import Pack, Slot
 from torchcalc.prox import Penalty
 
+_MANY = 4  # packs of a group
+
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers as Python's: a checkpoint of them needs no numpy."""
+    """numpy's and tensors' numbers as Python's: a checkpoint of them needs no numpy."""
     if isinstance(value, tuple | list):
         return type(value)(map(_plain, value))
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
     if isinstance(value, numbers.Real) and type(value).__module__ != "builtins":
         return float(value)
     return value
@@ -32,6 +37,7 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
     """w = prox(update(w)): one fused kernel for the parameters of a group."""
 
     counts: tuple[str, ...] = ()  # names of states with one number for each parameter
+    later_options: ClassVar[dict[str, Any]] = {}  # what groups pickled by earlier versions lack
 
     def __init__(
         self,
@@ -48,6 +54,17 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         self._forget()
         super().__init__(params, {**defaults, **plain})
 
+    # A property, to know whether anybody may have given a state other memory (``.data``): to ask
+    # each of thousands at every step would cost a tenth of it.
+    @property
+    def state(self) -> Any:
+        self._looked_at = True
+        return vars(self)["state"]
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        vars(self)["state"] = value
+
     def check_group(self, group: dict[str, Any]) -> None:
         """Raises unless the group's values are valid; schedulers and users may have set them.
 
@@ -56,6 +73,8 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         op = type(self).__name__
         if isinstance(group["penalty"], Penalty):
             group.update(_penalty.plain(op, {"penalty": group["penalty"]}))
+        if isinstance(group["lr"], Tensor) and group["lr"].numel() == 1:
+            group["lr"] = float(group["lr"])
         check_range(op, "lr", group["lr"], 0.0)
         check_range(op, "weight_decay", group["weight_decay"], 0.0)
         _penalty.check(op, group)
@@ -70,12 +89,16 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
 
     def _forget(self) -> None:
         self._plan: Plan | None = None
+        self._looked_at = True
         self._slots: dict[Tensor, Slot] = {}
         self._number = ops.register(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Also what loading and copying end with: states are in no pack of this optimizer then.
         super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in self.later_options.items():
+                group.setdefault(key, value)
         self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -89,6 +112,11 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             _penalty.check_used(op, group)
             for param in group["params"]:
                 check_floating(op, "params", param)
+                if hasattr(param, "placements"):
+                    raise TypeError(
+                        f"{op}: params must not be sharded (DTensor), as fully_shard makes them: "
+                        "the kernels take whole tensors; ZeroRedundancyOptimizer and DDP work"
+                    )
             if len(set(group["params"])) < len(group["params"]):
                 raise ValueError(f"{op}: params has a parameter twice")
             group.update({key: _plain(value) for key, value in group.items() if key != "params"})
@@ -120,8 +148,7 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             for own, saved in zip(self.param_groups, saved_groups, strict=True)
         ]
         for group in merged:
-            if isinstance(group["lr"], Tensor):
-                group["lr"] = float(group["lr"])
+            group.update({key: _plain(value) for key, value in group.items() if key != "params"})
             self.check_group(group)
         self._check_shapes(state_dict["state"], saved_groups)
         return {**state_dict, "param_groups": merged}
@@ -139,21 +166,35 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
                         )
 
     def _adapt(self) -> None:
-        """Loaded states as the kernels want them, and in memory of their own."""
-        for param, state in self.state.items():
-            for name, value in state.items():
-                if name == "step":  # a number in old checkpoints, on the CPU in torch's default
-                    step = torch.as_tensor(value, dtype=torch.float32, device=param.device)
-                    state[name] = step.clone()
-                elif isinstance(value, Tensor):
-                    state[name] = torch.empty_like(param).copy_(value)  # with param's strides
+        """Loaded states as the kernels want them, in memory of their own."""
+        states = vars(self)["state"]
+        for group in self.param_groups:
+            elements = self.names(group)
+            names = (*elements, *self.counts)
+            complete: dict[Any, list[Tensor]] = {}
+            for param in group["params"]:
+                state = states.get(param, {})
+                for name, value in state.items():
+                    if name in self.counts:  # a number in old checkpoints, on the CPU in torch's
+                        value = torch.as_tensor(value, dtype=torch.float32, device=param.device)
+                        state[name] = value.clone()
+                    elif isinstance(value, Tensor) and name not in elements:
+                        state[name] = torch.empty_like(param).copy_(value)  # with param's strides
+                if all(state.get(name) is not None for name in names):
+                    complete.setdefault((param.dtype, param.device), []).append(param)
+            for params in complete.values() if elements else ():
+                pack = Pack(params, elements, self.counts, [states[param] for param in params])
+                for param, slot in zip(params, pack.slots, strict=True):
+                    states[param].update(zip(names, slot.views, strict=True))
+                    self._slots[param] = slot
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient.
 
         Under torch.compile it is one op, which reads the groups' values when it runs: a learning
-        rate that changes compiles nothing anew.
+        rate that changes compiles nothing anew. It writes the states unseen by the graph: read or
+        change them in another graph than the step's.
 
         Args:
             closure: reevaluates the model and returns the loss.
@@ -201,8 +242,9 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             self.check_group(group)
             sizes.append(len(group["params"]))
             names.append((*self.names(group), *self.counts))
-        plan = self._plan
-        if plan is not None and plan.holds(owners, sizes, names, params, grads, self.state):
+        plan, states = self._plan, vars(self)["state"]
+        looked_at, self._looked_at = self._looked_at, False
+        if plan is not None and plan.holds(owners, sizes, names, params, grads, states, looked_at):
             calls = [batch.call(params, grads) for batch in plan.batches]
             try:
                 self._run(plan, calls)
@@ -212,7 +254,9 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
                     raise
         plan = Plan(owners, sizes, names, grads, self._batches(owners, params, grads, names))
         self._run(plan, [batch.call(params, grads) for batch in plan.batches])
-        plan.register(self.state)
+        plan.register(states)
+        # Of parameters that have left, nothing stays.
+        self._slots = {owner: self._slots[owner] for owner in owners if owner in self._slots}
         for batch in plan.batches:
             self._slots.update(zip((owners[i] for i in batch.members), batch.slots, strict=True))
         self._plan = plan
@@ -243,18 +287,23 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
     ) -> list[Batch]:
         """What a step consists of, each tensor looked at; makes packs for states without one."""
         batches: dict[tuple[int, Pack], Batch] = {}
+        states = vars(self)["state"]
         begin = 0
         for number, group in enumerate(self.param_groups):
             homeless: dict[Any, list[tuple[int, Tensor]]] = {}  # whose states are in no pack
             end = begin + len(group["params"])
+            # Parameters that got their first gradients one by one have packs, and kernel calls, of
+            # their own: one for all once all of them have gradients.
+            packs = {self._slots[p].pack for p in owners[begin:end] if p in self._slots}
+            merge = len(packs) > _MANY and 1 not in missing(grads[begin:end])
             for i in range(begin, end):
                 param, grad = params[i], grads[i]
                 if grad is None:
                     continue
                 self._check_gradient(param, grad)
-                state = self.state.get(owners[i], {})
+                state = states.get(owners[i], {})
                 slot = self._slots.get(owners[i])
-                if slot is not None and slot.fits(param, names[number], state):
+                if slot is not None and not merge and slot.fits(param, names[number], state):
                     key = number, slot.pack
                     batch = batches.get(key) or batches.setdefault(key, Batch(*key))
                     batch.add(i, param, grad, slot)
@@ -262,9 +311,9 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
                     fresh = not any(state.get(name) is not None for name in names[number])
                     homeless.setdefault((param.dtype, param.device, fresh), []).append((i, grad))
             for (_, _, fresh), members in homeless.items():
-                states = [{} if fresh else self.state[owners[i]] for i, _ in members]
+                values = [{} if fresh else states[owners[i]] for i, _ in members]
                 shaped = [params[i] for i, _ in members]
-                pack = Pack(shaped, self.names(group), self.counts, states)
+                pack = Pack(shaped, self.names(group), self.counts, values)
                 batch = batches[number, pack] = Batch(number, pack)
                 for (i, grad), slot in zip(members, pack.slots, strict=True):
                     batch.add(i, params[i], grad, slot)
@@ -278,6 +327,11 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             raise TypeError(
                 f"{type(self).__name__}: gradients must be dense and of their parameter's "
                 f"dtype, {param.dtype}; got {grad.layout}, {grad.dtype}"
+            )
+        if any(s == 0 and n > 1 for s, n in zip(param.stride(), param.shape, strict=True)):
+            raise ValueError(
+                f"{type(self).__name__}: params must have memory for each of their elements, got "
+                f"shape {tuple(param.shape)} with strides {param.stride()}"
             )
         if grad.shape != param.shape or grad.device != param.device:
             raise ValueError(

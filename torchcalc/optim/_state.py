@@ -2,8 +2,9 @@
 
 To hand thousands of small tensors to an op costs more than to update them. So the states of a
 group's parameters lie in one flat tensor for each name, which the op gets whole, and
-``state[param][name]`` is a view of it. A view that is no longer the one made here (a loaded state,
-one that somebody replaced) is noticed by identity, and its value is taken over into a new pack.
+``state[param][name]`` is a view of it. A view that is no longer the one made here (a state that
+somebody replaced, also through ``.data``) is noticed by its identity and its address, and its value
+is taken over into a new pack.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Slot(NamedTuple):
     number: int  # of the parameter
     offset: int  # of its elements
     views: tuple[Tensor, ...]  # in the order of the names
+    addresses: tuple[int, ...]  # of the views' memory
 
     def fits(self, param: Tensor, names: tuple[str, ...], state: dict[str, Any]) -> bool:
         """Whether the parameter and its state are still those that this slot was made for.
@@ -42,6 +44,7 @@ class Slot(NamedTuple):
             and self.pack.device == param.device
             and self.pack.names == names
             and all(map(is_, map(state.get, names), self.views))
+            and tuple(map(Tensor.data_ptr, self.views)) == self.addresses
         )
 
     def place(self, param: Tensor) -> list[int]:
@@ -101,7 +104,15 @@ class Pack:
                 for view, name in zip(views, self.names, strict=True):
                     view.copy_(check_value(name, state.get(name), view))
             self.slots.append(
-                Slot(param.shape, strides_of(param), self, index, offsets[index], views)
+                Slot(
+                    param.shape,
+                    strides_of(param),
+                    self,
+                    index,
+                    offsets[index],
+                    views,
+                    tuple(map(Tensor.data_ptr, views)),
+                )
             )
 
 

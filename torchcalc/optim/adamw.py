@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,6 +14,7 @@ from torchcalc.optim._proximal import ProximalOptimizer
 from torchcalc.prox import Penalty
 
 _METRICS = ("adaptive", "lr")
+_CLIP = 1.25
 
 
 class AdamW(ProximalOptimizer):
@@ -28,16 +29,17 @@ class AdamW(ProximalOptimizer):
         u = argmin_u  s penalty(u) + (u - v)^2 / 2                           (each coordinate)
         w = v - clip(v - u, -b, b),   b = prox_clip lr
 
-    s is the step of the update itself, so fixed points solve 0 in grad f + d penalty. With
-    ``prox_metric="lr"`` s is lr everywhere, and another problem is solved. With L1 and without the
-    clip w is S(v, s lam): weights become exactly zero. Bias corrections are computed in double.
-    State and its keys are torch.optim.AdamW's, and load both ways.
+    s is the step of the update itself, so fixed points solve 0 in grad f + d penalty where
+    weight_decay is 0. With ``prox_metric="lr"`` s is lr everywhere, and another problem is solved.
+    With L1 and without the clip w is S(v, s lam): weights become exactly zero. Bias corrections are
+    computed in double. State and its keys are torch.optim.AdamW's, and load both ways.
 
     The pull of a penalty is v - u, how far its prox moves a coordinate; by Moreau it is s times a
     subgradient of the penalty at u. Adam moves a coordinate by about lr a step, and ``prox_clip``
     holds the penalty to about that too: where gradients are tiny, s alone has no bound. A weight
     at rest feels |m| / d <= 1 from its gradients, so with prox_clip > 1 no weight rests where the
-    pull is clipped, and the solutions are those without the clip, of every penalty. Coordinates
+    pull is clipped, and the solutions are those without the clip, of every penalty; but where the
+    gradient pushes outward a weight shrinks by (prox_clip - 1) lr a step only. Coordinates
     that have seen no gradient yet (rows of an embedding that were in no batch, experts that got no
     token, what lies behind a layer of zeros) shrink by lr lam a step with L1, and survive until
     there is one. No promise is made for features that are rarer than one step in 1 / (1 - beta2):
@@ -62,6 +64,7 @@ class AdamW(ProximalOptimizer):
     """
 
     counts = ("step",)
+    later_options: ClassVar = {"prox_clip": _CLIP}
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class AdamW(ProximalOptimizer):
         maximize: bool = False,
         penalty: Penalty | str | None = None,
         prox_metric: str = "adaptive",
-        prox_clip: float | None = 1.25,
+        prox_clip: float | None = _CLIP,
         l1: float | None = None,
         l2: float | None = None,
     ) -> None:

@@ -67,16 +67,20 @@ class SGD(ProximalOptimizer):
         }
         super().__init__(params, defaults, penalty, l1, l2)
 
-    def check_group(self, group: dict[str, Any]) -> None:
-        super().check_group(group)
-        check_range("SGD", "momentum", group["momentum"], 0.0)
-        check_range("SGD", "dampening", group["dampening"], -math.inf)
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]  # a schedule may set momentum to 0 later
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            self.param_groups.pop()
             raise ValueError(
                 "SGD: nesterov needs momentum > 0 and dampening = 0, "
                 f"got momentum {group['momentum']}, dampening {group['dampening']}"
             )
 
+    def check_group(self, group: dict[str, Any]) -> None:
+        super().check_group(group)
+        check_range("SGD", "momentum", group["momentum"], 0.0)
+        check_range("SGD", "dampening", group["dampening"], -math.inf)
         if group["penalty"] is not None and group["momentum"] != 0:
             # Else the step in the long run is no positive number.
             check_range("SGD", "momentum with a penalty", group["momentum"], 0.0, 1.0)
