@@ -26,7 +26,7 @@ STABLE_TORCH_LIBRARY(torchcalc, m) {
       "act_bias_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, int threshold, "
       "bool scaled) -> (Tensor dz, Tensor dbias)");
   m.def("dropout(Tensor x, Tensor seed, int threshold) -> Tensor");
-  m.def("dropout_mask(int[] shape, Tensor seed, int threshold) -> Tensor");
+  m.def("dropout_mask(SymInt[] shape, Tensor seed, int threshold) -> Tensor");
   m.def("prox(Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) -> Tensor");
   m.def(
       "prox_grad(Tensor grad, Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) "

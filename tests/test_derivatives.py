@@ -99,3 +99,14 @@ def test_hessian(op, device):
         actual = hessian(lambda *t, s=sample: s.call(*t).square().sum(), everything)
         expected = hessian(lambda *t, s=sample: s.reference(*t).square().sum(), everything)
         torch.testing.assert_close(actual(*sample.inputs), expected(*sample.inputs))
+
+
+@rows("gradcheck")
+def test_vjp_whose_transform_has_ended(op, device):
+    # What func.vjp has saved is still wrapped when its function is called.
+    for sample in op.samples(torch.device(device), torch.float64):
+        results = []
+        for call in (sample.call, sample.reference):
+            y, pull_back = torch.func.vjp(call, *sample.inputs)
+            results.append(pull_back(torch.ones_like(y)))
+        torch.testing.assert_close(*results, msg=sample.name)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from torchcalc import _C, functional, nn
 from torchcalc.reference import dropout as reference
@@ -168,6 +170,20 @@ def test_a_seed_may_be_any_integer():
     expected = functional.dropout(x, 0.5, seed=3)
     for seed in (np.int64(3), np.int32(3), torch.tensor(3), torch.tensor([[3]])):
         assert torch.equal(functional.dropout(x, 0.5, seed=seed), expected)
+
+
+def test_sizes_of_a_mask_may_be_symbols_or_numpys():
+    def mask(x):
+        return functional.dropout_mask(x.shape, 0.5, seed=1)
+
+    traced = make_fx(mask, tracing_mode="symbolic")(torch.randn(5, 3))
+    assert torch.equal(traced(torch.randn(7, 2)), mask(torch.randn(7, 2)))
+    counter = CompileCounter()
+    compiled = torch.compile(mask, backend=counter, fullgraph=True)
+    for n in range(4, 9):
+        assert torch.equal(compiled(torch.randn(n, 3)), mask(torch.randn(n, 3)))
+    assert counter.frame_count == 2
+    assert functional.dropout_mask((np.int64(3), 2)).shape == (3, 2)
 
 
 def test_torchs_generator_draws_the_seed(device):

@@ -118,3 +118,38 @@ def test_a_threshold_that_changes_in_a_compiled_module():
         layer.lam = lam
         torch.testing.assert_close(compiled(x), functional.soft_threshold(x, lam))
     assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_a_compiled_number_is_as_exact_as_an_eager_one(half):
+    x = torch.randn(1000).to(half)
+    for function in (functional.soft_threshold, functional.prox_l2):
+        compiled = torch.compile(function, backend="eager", fullgraph=True)
+        for lam in (0.3, 0.7, 1e5):
+            assert torch.equal(compiled(x, lam), function(x, lam))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_a_learned_float32_strength_of_half_types(half, device):
+    x = torch.randn(64, device=device).to(half).requires_grad_()
+    lams = [torch.tensor(v, device=device, requires_grad=True) for v in (0.3, 0.7)]
+    y = functional.prox_elastic_net(x, *lams)
+    assert y.dtype == half
+    grads = torch.autograd.grad(y.sum(), [x, *lams])
+    assert [g.dtype for g in grads] == [half, torch.float32, torch.float32]
+    exact = [t.detach().double().requires_grad_() for t in (x, *lams)]
+    expected = torch.autograd.grad(functional.prox_elastic_net(*exact).sum(), exact)
+    for g, e in zip(grads, expected, strict=True):
+        torch.testing.assert_close(g.double(), e, atol=0.3, rtol=0.02)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_the_prox_has_shrunk_to_zero_gets_no_gradient(bad, dtype, device):
+    x = torch.tensor([0.0, 1e-3, -0.4, 0.5], device=device, dtype=dtype, requires_grad=True)
+    lam = torch.tensor(0.5, device=device, dtype=dtype, requires_grad=True)
+    cotangent = torch.full_like(x, bad)
+    y = functional.soft_threshold(x, lam)
+    grads = torch.autograd.grad(y, [x, lam], cotangent, create_graph=True)
+    assert all((g == 0).all() for g in grads)
+    (second,) = torch.autograd.grad(grads[0], x, cotangent, allow_unused=True)
+    assert (second == 0).all()

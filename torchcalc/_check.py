@@ -17,6 +17,7 @@ from torch import Tensor
 from torchcalc.reference.dropout import LANE_RANGE
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+HALF = (torch.bfloat16, torch.float16)
 MAX_SEED = 2**63 - 1
 
 
@@ -57,14 +58,17 @@ def check_shape(op: str, name: str, t: Tensor, shape: tuple[int, ...], meaning: 
 
 def check_size(op: str, shape: Any) -> tuple[int, ...]:
     """A shape, given as one size or as a sequence of them."""
-    sizes = (shape,) if isinstance(shape, int) else shape
-    if not isinstance(sizes, Sequence) or not all(
-        isinstance(n, int) and not isinstance(n, bool) for n in sizes
+    sizes = shape if isinstance(shape, Sequence) else (shape,)
+    if not all(
+        isinstance(n, int | torch.SymInt | numbers.Integral) and not isinstance(n, bool)
+        for n in sizes
     ):
         raise TypeError(f"{op}: shape must be a size or a sequence of sizes, got {shape!r}")
+    if any(isinstance(n, torch.SymInt) for n in sizes) or torch.compiler.is_dynamo_compiling():
+        return tuple(sizes)  # sizes of other tensors, mostly: not to be made constants
     if not all(n >= 0 for n in sizes) or math.prod(sizes) > MAX_SEED:
         raise ValueError(f"{op}: shape must be sizes >= 0 of less than 2^63, got {shape!r}")
-    return tuple(sizes)
+    return tuple(map(int, sizes))
 
 
 def dropout_threshold(op: str, name: str, p: Any) -> int:
@@ -157,7 +161,8 @@ def check_strength(op: str, name: str, lam: Any, x: Tensor) -> tuple[Tensor | No
         return None, check_number(op, name, lam)
     if lam.is_floating_point() and autocast_dtype(x.device) is not None:
         lam = lam.to(x.dtype)
-    check_floating(op, name, lam, like=x)
+    exact = lam.numel() == 1 and lam.dtype == torch.float32 and x.dtype in HALF
+    check_floating(op, name, lam, like=x.new_empty(0, dtype=lam.dtype) if exact else x)
     if lam.numel() == 1:
         return lam.reshape(()), 0.0
     try:

@@ -132,8 +132,8 @@ def linear_act(
                 return residual + added
             x, weight, bias = (_autocast(t, dtype) for t in (x, weight, bias))  # type: ignore[assignment]
     threshold = 0
-    if training and not (type(dropout_p) is float and dropout_p == 0.0):
-        threshold = dropout_threshold("linear_act", "dropout_p", dropout_p)
+    if not (type(dropout_p) is float and dropout_p == 0.0):
+        threshold = training * dropout_threshold("linear_act", "dropout_p", dropout_p)
     try:
         code = _linear_act_op.CODES[activation]
         drawn = _seed("linear_act", seed, x) if threshold else None
@@ -158,7 +158,7 @@ def dropout(
 
     The mask is a pure function of (seed, i), i being the row-major index: the same on every device,
     for every dtype, memory layout and number of threads. It is not stored; backward draws it
-    again. E[y] = x exactly. Dropped elements are 0 even where x is NaN or infinite.
+    again. E[y] = x exactly, unless q is 1. Dropped elements are 0 even where x is NaN or infinite.
 
     Args:
         x: of any shape.
@@ -235,7 +235,7 @@ def soft_threshold(x: Tensor, lam: Tensor | float) -> Tensor:
     Args:
         x: of any shape.
         lam: a float >= 0, or a tensor in x's dtype that broadcasts to x, whose values are not
-            inspected.
+            inspected. Where x is of a half type, one of one element may be float32.
 
     Returns:
         Of x's shape, contiguous. NaN in x or lam gives NaN.
@@ -279,6 +279,8 @@ def _prox(
     op: str, x: Tensor, l1: Tensor | float, l2: Tensor | float, l1_name: str, l2_name: str
 ) -> Tensor:
     try:
+        if type(l1) is int or type(l2) is int:
+            l1, l2 = (float(lam) if type(lam) is int else lam for lam in (l1, l2))
         if torch.compiler.is_dynamo_compiling():
             # A number that an op takes is a constant of the graph, a tensor is an input.
             l1, l2 = _as_input(op, l1_name, l1, x), _as_input(op, l2_name, l2, x)
@@ -289,7 +291,7 @@ def _prox(
         l1_tensor, l1_value = check_strength(op, l1_name, l1, x)
         l2_tensor, l2_value = check_strength(op, l2_name, l2, x)
         y = _prox_op.prox(x, l1_tensor, l2_tensor, l1_value, l2_value)
-    except RuntimeError:
+    except Exception:
         check_floating(op, "x", x)
         raise
     return y
@@ -298,4 +300,5 @@ def _prox(
 def _as_input(op: str, name: str, lam: Tensor | float, x: Tensor) -> Tensor | float:
     if isinstance(lam, Tensor) or lam == 0:
         return lam
-    return x.new_ones(()) * check_number(op, name, lam)
+    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+    return x.new_ones((), dtype=dtype) * check_number(op, name, lam)

@@ -79,8 +79,12 @@ struct Cpu {
              : aoti_torch_cpu_mm_out(out.get(), x.get(), weight_t.get()));
   }
 
-  // Blocks this high are no slower as GEMMs than the whole, and their product stays in cache.
-  static int64_t block_rows(int64_t) { return 512; }
+  // Blocks this high are no slower as GEMMs than the whole, and their product stays in cache;
+  // narrow ones are higher, so that there is work for all threads.
+  static int64_t block_rows(int64_t, int64_t cols) {
+    constexpr int64_t kRows = 512, kElements = int64_t{1} << 18;
+    return std::max(kRows, kElements / std::max<int64_t>(cols, 1));
+  }
 
   template <class T>
   static void epilogue(math::Activation activation, const EpilogueArgs<T>& args, int64_t begin,

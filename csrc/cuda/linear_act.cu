@@ -21,7 +21,7 @@ struct Cuda {
   }
 
   // One GEMM, then one pass over its product.
-  static int64_t block_rows(int64_t rows) { return rows; }
+  static int64_t block_rows(int64_t rows, int64_t) { return rows; }
 
   template <class T>
   static void epilogue(math::Activation activation, const EpilogueArgs<T>& args, int64_t, int64_t) {

@@ -77,7 +77,9 @@ struct Normal {
 
 TC_HD Normal<float> normal(float z) {
   const float magnitude = std::bit_cast<float>(std::bit_cast<uint32_t>(z) & 0x7fffffffu);
-  const float e = exp(-0.5f * z * z);
+  // Beyond |z| = 12.6 it is below 1e-34: 0, because arithmetic on subnormal numbers is slow.
+  const float exponent = -0.5f * z * z;
+  const float e = exponent < -80.0f ? 0.0f : exp(exponent);
   // P(Z > |z|) = e * t * polynomial(t), t = 1 / (1 + 0.35 |z|): a minimax fit, 3e-8 relative error.
   const float t = 1.0f / (1.0f + 0.35f * magnitude);
   const float tail =

@@ -33,17 +33,19 @@ TC_HD T prox(T x, T l1, T l2) {
   return soft_threshold(x, l1) / (T(1) + l2);
 }
 
-// What the derivatives are made of: y = S r, with a = 1 where |x| > l1 (else 0), s = sign(x) a.
+// What the derivatives are made of: y = S r, with a = 1 where |x| > l1 (else 0), s = sign(x) a. a
+// is a selection: where it is 0, so are the derivatives along infinite cotangents.
 template <class T>
 struct ProxParts {
-  T soft, active, sign, ratio;
+  T x, magnitude, soft, ratio;  // magnitude = |x| - l1
+
+  TC_HD T select(T v) const { return magnitude <= T(0) ? T(0) : v; }     // a v
+  TC_HD T sign(T v) const { return x < T(0) ? -select(v) : select(v); }  // s v
 };
 
 template <class T>
 TC_HD ProxParts<T> prox_parts(T x, T l1, T l2) {
-  const T magnitude = (x < T(0) ? -x : x) - l1;
-  const T active = magnitude <= T(0) ? T(0) : T(1);
-  return {soft_threshold(x, l1), active, x < T(0) ? -active : active, T(1) / (T(1) + l2)};
+  return {x, (x < T(0) ? -x : x) - l1, soft_threshold(x, l1), T(1) / (T(1) + l2)};
 }
 
 template <class T>
@@ -54,8 +56,9 @@ struct ProxGrads {
 // VJP of prox:  dx = g a r,  dl1 = -g s r,  dl2 = -g S r^2.
 template <class T>
 TC_HD ProxGrads<T> prox_vjp(T g, T x, T l1, T l2) {
-  const auto [soft, active, sign, r] = prox_parts(x, l1, l2);
-  return {g * active * r, -g * sign * r, -g * soft * r * r};
+  const auto parts = prox_parts(x, l1, l2);
+  const T gr = parts.select(g) * parts.ratio;
+  return {gr, -parts.sign(gr), -gr * parts.soft * parts.ratio};
 }
 
 template <class T>
@@ -68,10 +71,12 @@ struct ProxSecondGrads {
 //   dx  = -g c2 a r^2,   dl1 = g c2 s r^2,   dl2 = g r^2 (c1 s - cx a + 2 c2 S r)
 template <class T>
 TC_HD ProxSecondGrads<T> prox_vjp_vjp(T cx, T c1, T c2, T g, T x, T l1, T l2) {
-  const auto [soft, active, sign, r] = prox_parts(x, l1, l2);
-  const T gr2 = g * r * r;
-  return {(cx * active - c1 * sign - c2 * soft * r) * r, -gr2 * c2 * active, gr2 * c2 * sign,
-          gr2 * (c1 * sign - cx * active + T(2) * c2 * soft * r)};
+  const auto parts = prox_parts(x, l1, l2);
+  const T r = parts.ratio;
+  const T gr2 = parts.select(g) * r * r, c2S = parts.select(c2) * parts.soft * r;
+  const T along = parts.select(cx) - parts.sign(c1);
+  const T across = gr2 * parts.select(c2);
+  return {(along - c2S) * r, -across, parts.sign(across), gr2 * (T(2) * c2S - along)};
 }
 
 }  // namespace torchcalc::math

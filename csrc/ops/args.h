@@ -44,14 +44,17 @@ struct ActGradArgs {
 constexpr int64_t kRowsPerChunk = 128;
 TC_HD int64_t row_chunks(int64_t rows) { return (rows + kRowsPerChunk - 1) / kRowsPerChunk; }
 
-// A strength of a penalty: a number (data is null), one element for all, or one for each.
+// A strength of a penalty: a number (both pointers are null), one element for all (`data`, or
+// `exact` in op-math type), or one for each.
 template <class T, class Op>
 struct Strength {
   const T* data;
   bool for_each;
   Op value;
+  const Op* exact = nullptr;
 
   TC_HD Op operator[](int64_t i) const {
+    if (exact) return *exact;
     return data ? static_cast<Op>(data[for_each ? i : 0]) : value;
   }
 };

@@ -38,7 +38,7 @@ struct LinearActResult {
 };
 
 // y = residual + dropout(f(x W^T + b)).  x [*, K], weight [N, K], bias [N], residual and y [*, N].
-// The GEMM and `Device`'s epilogue take turns, Device::block_rows(M) rows at a time. With `keep`
+// The GEMM and `Device`'s epilogue take turns, Device::block_rows(M, N) rows at a time. With `keep`
 // also what the derivative is told by: a where f' can be told from it, else z.
 template <class Device>
 LinearActResult linear_act_into(const char* op, const Tensor& x, const Tensor& weight,
@@ -72,7 +72,7 @@ LinearActResult linear_act_into(const char* op, const Tensor& x, const Tensor& w
   const OptionalTensor added = as_contiguous(residual);
   const Tensor rows_x = as_matrix(x), z = as_matrix(keep_z ? *kept : y);
   const Tensor weight_t = view(weight, {inner, cols}, {weight.stride(1), weight.stride(0)});
-  const int64_t rows = z.size(0), block = Device::block_rows(rows);
+  const int64_t rows = z.size(0), block = Device::block_rows(rows, cols);
   const bool has_epilogue = f != math::Activation::kIdentity || residual || threshold > 0 || keep;
   dispatch_dtype(x.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     const EpilogueArgs<T> args{

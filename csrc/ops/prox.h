@@ -46,13 +46,18 @@ struct ProxInputs {
 
   template <class T>
   static Strength<T, opmath_t<T>> strength(const OptionalTensor& t, double value) {
-    return {data_or_null<const T>(t), t && t->numel() > 1, static_cast<opmath_t<T>>(value)};
+    using Op = opmath_t<T>;
+    const auto number = static_cast<Op>(value);
+    if (t && !std::is_same_v<T, Op> && t->numel() == 1 && Kind(*t) == Kind(*t).opmath()) {
+      return {nullptr, false, number, static_cast<const Op*>(t->data_ptr())};
+    }
+    return {data_or_null<const T>(t), t && t->numel() > 1, number};
   }
 
  private:
   void check_strength(OptionalTensor& t, const char* name) {
     if (!t) return;
-    check_like(*t, kind, op, name);
+    if (!(t->numel() == 1 && Kind(*t) == kind.opmath())) check_like(*t, kind, op, name);
     STD_TORCH_CHECK(t->numel() == 1 || same_shape(*t, x), op, ": ", name,
                     " has neither one element nor x's shape");
     t = as_contiguous(t);

@@ -121,6 +121,8 @@ class Function:
         function = types.new_class(
             cls.__name__, (torch.autograd.Function,), exec_body=lambda space: space.update(body)
         )
+        # What the engine calls; torch's own looks up which of two rules to call, each time.
+        function._backward_cls.apply = cls.backward  # type: ignore[attr-defined]
         record: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
         return record
 
@@ -193,12 +195,16 @@ def register(
                     record, kernel = on_cuda
                 else:
                     return otherwise(*args)
-                if forward_ad._current_level < 0 and not (
+                recorded = forward_ad._current_level >= 0 or (
                     is_grad_enabled() and (x.requires_grad or any_requires_grad(*args))
-                ):
-                    return kernel(*args)
-                if not is_excluded(_AUTOGRAD):
-                    return record(*args)
+                )
+                if not (recorded and is_excluded(_AUTOGRAD)):
+                    try:
+                        return record(*args) if recorded else kernel(*args)
+                    except RuntimeError:
+                        # What a kernel refuses may have been no plain tensor after all, but one
+                        # that a transform that has ended left wrapped: the long way will tell.
+                        pass
             _sharding.prepare()
             return otherwise(*args)
 

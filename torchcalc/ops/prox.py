@@ -1,7 +1,8 @@
 """prox(x) = S(x, l1) / (1 + l2), the prox of l1 |y| + (l2 / 2) y^2, and its derivatives.
 
-A strength is a tensor (of one element or of x's shape) or None, and then a number. Only tensors get
-gradients; the kernels leave those of one-element strengths to be summed.
+A strength is a tensor or None, and then a number. A tensor has x's shape, or one element, which may
+also be in the type that arithmetic is done in. Only tensors get gradients; the kernels leave those
+of one-element strengths to be summed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchcalc._check import check_floating
 from torchcalc.ops._autograd import (
     Function,
     Kernels,
@@ -26,11 +28,13 @@ def _sum_to(grad: Tensor, strength: Tensor | None) -> Tensor | None:
     """The gradient of a strength from the elementwise one."""
     if strength is None:
         return None
-    return grad if grad.shape == strength.shape else grad.sum().reshape(strength.shape)
+    if grad.shape == strength.shape:
+        return grad.to(strength.dtype)
+    return grad.sum(dtype=strength.dtype).reshape(strength.shape)
 
 
 def _expand(t: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if t is None else t.expand(x.shape)
+    return None if t is None else t.to(x.dtype).expand(x.shape)
 
 
 def _dense(tensors: Any, l1_value: float, l2_value: float) -> tuple[Tensor, ...]:
@@ -38,7 +42,7 @@ def _dense(tensors: Any, l1_value: float, l2_value: float) -> tuple[Tensor, ...]
     x = tensors[-3]
     numbers = (*(0.0,) * (len(tensors) - 2), l1_value, l2_value)
     return tuple(
-        torch.full_like(x, number) if t is None else t.expand(x.shape)
+        torch.full_like(x, number) if t is None else t.to(x.dtype).expand(x.shape)
         for t, number in zip(tensors, numbers, strict=True)
     )
 
@@ -46,23 +50,25 @@ def _dense(tensors: Any, l1_value: float, l2_value: float) -> tuple[Tensor, ...]
 def _prox_grad_grad(*args: Any) -> tuple[Tensor, ...]:
     """prox_grad_grad as csrc/math/prox.h has it, out of operations that autograd differentiates.
 
-    With y = S r: a = 1 where |x| > l1 (else 0), s = sign(x) a, r = 1 / (1 + l2).
+    With y = S r, r = 1 / (1 + l2), and a = 1 where |x| > l1 (else 0).
     """
     *tensors, l1_value, l2_value = args
     cx, c1, c2, grad, x, l1, l2 = _dense(tensors, l1_value, l2_value)
-    active = (~(x.abs() - l1 <= 0)).to(x.dtype)
-    sign = torch.where(x < 0, -active, active)
-    soft = sign * (x.abs() - l1)
+    active = ~(x.abs() - l1 <= 0)
+    zero = torch.zeros_like(x)
+    # Selections: where the prox is constant, also infinite cotangents give 0.
+    cx, c1, c2, grad = (torch.where(active, t, zero) for t in (cx, c1, c2, grad))
+    c1 = torch.where(x < 0, -c1, c1)
+    sign = torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+    soft = torch.where(active, sign * (x.abs() - l1), zero)
     r = 1 / (1 + l2)
-    gr2 = grad * r * r
-    d_l1 = gr2 * c2 * sign
-    d_l2 = gr2 * (c1 * sign - cx * active + 2 * c2 * soft * r)
+    gr2, c2_soft, along = grad * r * r, c2 * soft * r, cx - c1
     empty = x.new_empty(0)
     return (
-        (cx * active - c1 * sign - c2 * soft * r) * r,
-        -gr2 * c2 * active,
-        d_l1 if tensors[5] is not None else empty,
-        d_l2 if tensors[6] is not None else empty,
+        (along - c2_soft) * r,
+        -gr2 * c2,
+        sign * gr2 * c2 if tensors[5] is not None else empty,
+        gr2 * (2 * c2_soft - along) if tensors[6] is not None else empty,
     )
 
 
@@ -158,6 +164,7 @@ class _Prox(Function):
 def _reference_prox(
     x: Tensor, l1: Tensor | None, l2: Tensor | None, l1_value: float, l2_value: float
 ) -> Tensor:
+    check_floating("prox", "x", x)
     return reference.prox(x, l1_value if l1 is None else l1, l2_value if l2 is None else l2)
 
 
@@ -180,7 +187,7 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: Any, *args: Any) -> tuple[
 
     def expand(t: Tensor | None) -> Tensor | None:
         if t is not None and t.shape != shape:  # a one-element strength for each sample
-            t = t.reshape(-1, *(1 for _ in shape[1:])).expand(shape)
+            t = t.to(batched[-3].dtype).reshape(-1, *(1 for _ in shape[1:])).expand(shape)
         return t
 
     outputs = op(*map(expand, batched), l1_value, l2_value)
@@ -204,6 +211,7 @@ def _empty_unless(strength: Tensor | None, x: Tensor) -> Tensor:
 
 @torch.library.register_fake("torchcalc::prox")
 def _(x, l1, l2, l1_value, l2_value):  # type: ignore[no-untyped-def]
+    check_floating("prox", "x", x)
     return x.new_empty(x.shape)
 
 
