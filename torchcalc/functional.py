@@ -278,15 +278,15 @@ def prox_elastic_net(x: Tensor, l1: Tensor | float, l2: Tensor | float) -> Tenso
 def _prox(
     op: str, x: Tensor, l1: Tensor | float, l2: Tensor | float, l1_name: str, l2_name: str
 ) -> Tensor:
+    compiling = torch.compiler.is_dynamo_compiling()
     try:
-        if type(l1) is int or type(l2) is int:
-            l1, l2 = (float(lam) if type(lam) is int else lam for lam in (l1, l2))
-        if torch.compiler.is_dynamo_compiling():
-            # A number that an op takes is a constant of the graph, a tensor is an input.
-            l1, l2 = _as_input(op, l1_name, l1, x), _as_input(op, l2_name, l2, x)
-        elif type(l1) is type(l2) is float and l1 >= 0 and l2 >= 0:
+        if type(l1) is type(l2) is float and l1 >= 0 and l2 >= 0 and not compiling:
             y: Tensor = _prox_op.prox(x, None, None, l1, l2)
             return y
+        l1, l2 = (float(lam) if type(lam) is int else lam for lam in (l1, l2))
+        if compiling:
+            # A number that an op takes is a constant of the graph, a tensor is an input.
+            l1, l2 = _as_input(op, l1_name, l1, x), _as_input(op, l2_name, l2, x)
         check_floating(op, "x", x)
         l1_tensor, l1_value = check_strength(op, l1_name, l1, x)
         l2_tensor, l2_value = check_strength(op, l2_name, l2, x)

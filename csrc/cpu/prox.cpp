@@ -22,6 +22,13 @@ TC_SIMD void prox_grad_stage(const Op* __restrict g, const Op* __restrict x,
 }
 
 template <class Op>
+TC_SIMD void prox_x_grad_stage(const Op* __restrict g, const Op* __restrict x,
+                               const Op* __restrict l1, const Op* __restrict l2, Op* __restrict dx,
+                               int64_t n) {
+  for (int64_t i = 0; i < n; ++i) dx[i] = math::prox_vjp(g[i], x[i], l1[i], l2[i]).x;
+}
+
+template <class Op>
 TC_SIMD void prox_grad_grad_stage(const Op* __restrict cx, const Op* __restrict c1,
                                   const Op* __restrict c2, const Op* __restrict g,
                                   const Op* __restrict x, const Op* __restrict l1,
@@ -50,10 +57,16 @@ struct Cpu {
 
   template <class T, class Op>
   static void prox_grad(const ProxGradArgs<T, Op>& a) {
-    map_segments(a.n, std::array{array<T, Op>(a.grad), array<T, Op>(a.x), a.l1, a.l2},
-                 std::array{a.dx, a.dl1, a.dl2}, [](auto in, auto out, int64_t n) {
-                   prox_grad_stage(in[0], in[1], in[2], in[3], out[0], out[1], out[2], n);
-                 });
+    const std::array inputs{array<T, Op>(a.grad), array<T, Op>(a.x), a.l1, a.l2};
+    if (!a.dl1 && !a.dl2) {
+      map_segments(a.n, inputs, std::array{a.dx}, [](auto in, auto out, int64_t n) {
+        prox_x_grad_stage(in[0], in[1], in[2], in[3], out[0], n);
+      });
+    } else {
+      map_segments(a.n, inputs, std::array{a.dx, a.dl1, a.dl2}, [](auto in, auto out, int64_t n) {
+        prox_grad_stage(in[0], in[1], in[2], in[3], out[0], out[1], out[2], n);
+      });
+    }
   }
 
   template <class T, class Op>
