@@ -37,7 +37,8 @@ def tasks(config: Config) -> list[Task]:
         Task("AdamW, few large", partial(adamw, few, must=1.10, aim=1.0)),
         Task("AdamW, many small", partial(adamw, many, must=0.7, aim=0.3)),
         Task("SGD, few large", partial(sgd, few)),
-        Task("SGD, many small", partial(sgd, many, must=0.8, aim=0.4, one_thread=True)),
+        Task("SGD, many small", partial(sgd, many, must=0.8, aim=0.4)),
+        Task("SGD, many small, one thread", partial(sgd, many, one_thread=True)),
     ]
 
 
