@@ -306,7 +306,8 @@ def test_tasks_that_share_a_process():
 
 
 def test_readme_shows_the_recorded_results():
-    results = json.loads((ROOT / "benchmarks/results/intel-r-xeon-r-processor-2-cores.json").read_text())
+    (recorded,) = (ROOT / "benchmarks/results").glob("*.json")
+    results = json.loads(recorded.read_text())
     text = (ROOT / "README.md").read_text()
     assert readme.table(results) in text
     assert readme.calls_table(results) in text
