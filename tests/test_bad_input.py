@@ -13,6 +13,17 @@ ONE = torch.tensor([1])
 NAN = float("nan")
 
 CASES = {
+    "prox of no tensor": (lambda: F.soft_threshold([1.0], 0.5), TypeError, "x must be a Tensor"),
+    "prox of integers": (
+        lambda: F.soft_threshold(X.long().to("meta"), 0.5),
+        TypeError,
+        "x must be float32",
+    ),
+    "p in eval mode": (
+        lambda: F.linear_act(X, W, dropout_p=2.0, training=False),
+        ValueError,
+        "dropout_p must be in",
+    ),
     "x is no tensor": (lambda: F.linear_act([1.0], W), TypeError, "x must be a Tensor"),
     "x is an integer": (lambda: F.linear_act(X.long(), W), TypeError, "x must be float32"),
     "x is complex": (lambda: F.dropout(X.cfloat()), TypeError, "x must be float32"),
