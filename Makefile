@@ -17,8 +17,11 @@ demo: build  ## train small models and plot the results into runs/demo
 
 # With nvcc at hand the CUDA kernels are compiled even where torch has no CUDA to run them.
 test: export TORCHCALC_CUDA ?= $(if $(shell command -v nvcc),1)
-test: build  ## build and run all tests (those marked cuda need a GPU)
+test: build  ## build and run all tests, on the CPU's kernels and on the CUDA code run by the CPU
 	$(PY) -m pytest -n auto --durations=20
+	$(PY) tests/cuda_host --all-kernels -n auto -q
+	$(PY) tests/cuda_host --sanitize races -n auto -q tests/test_forward.py \
+		tests/test_derivatives.py::test_hessian
 
 bench: build  ## compare with eager PyTorch and torch.compile
 	$(PY) -m benchmarks

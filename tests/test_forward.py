@@ -149,7 +149,9 @@ def test_gradients_near_saturation_keep_the_law(activation, p, device, dtype):
     scale = 65536 / (65536 - round(65536 * p))
     kept = ours != 0
     error = (ours.double() / scale - exact)[kept].abs().max()
-    bound = 2 * (eager.double() - exact).abs().max() + 2 * torch.finfo(dtype).eps
+    # u = y / scale was rounded twice, and 1 - u^2 doubles that; "exact" is no more so in float64.
+    ulps = 4 if dtype == torch.float64 else 2
+    bound = 2 * (eager.double() - exact).abs().max() + ulps * torch.finfo(dtype).eps
     assert error <= bound
     assert (ours >= 0).all()
 

@@ -184,5 +184,9 @@ struct Cpu {
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CPU, m) {
   m.impl("sgd_step", TORCH_BOX(&torchcalc::sgd_step<torchcalc::cpu::Cpu>));
   m.impl("adamw_step", TORCH_BOX(&torchcalc::adamw_step<torchcalc::cpu::Cpu>));
+}
+
+// It reads no memory but that of places: the same on every device.
+STABLE_TORCH_LIBRARY_IMPL(torchcalc, CompositeExplicitAutograd, m) {
   m.impl("optim_check", TORCH_BOX(&torchcalc::optim_check));
 }

@@ -26,5 +26,4 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
   m.impl("sgd_step", TORCH_BOX(&torchcalc::sgd_step<torchcalc::cuda::Cuda>));
   m.impl("adamw_step", TORCH_BOX(&torchcalc::adamw_step<torchcalc::cuda::Cuda>));
-  m.impl("optim_check", TORCH_BOX(&torchcalc::optim_check));
 }

@@ -4,10 +4,9 @@
 #include <tuple>
 #include <utility>
 
-// Stands in for CUDA's header of this name, so that kernels compile as plain C++ and run under
-// sanitizers without a GPU: a thread for each CUDA thread of a block, blocks one after another, a
-// barrier for __syncthreads, a slot for each thread and a barrier for each warp for shuffles,
-// shared memory as static variables. It has what the project's kernels use and no more.
+// Stands in for CUDA's header of this name, so that the .cu files compile as plain C++ and run
+// without a GPU: a fiber for each thread of a block, blocks one after another, shared memory as
+// static variables. It has what the project's kernels use and no more.
 
 #define __host__
 #define __device__
@@ -29,10 +28,10 @@ struct alignas(16) [[gnu::may_alias]] uint4 {
   uint32_t x, y, z, w;
 };
 
-inline void __stwb(uint4* p, uint4 value) { *p = value; }
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
 
-inline thread_local uint3 threadIdx, blockIdx;
-inline dim3 blockDim, gridDim;
+inline void __stwb(uint4* p, uint4 value) { *p = value; }
 
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration };
 using cudaStream_t = void*;
@@ -47,8 +46,10 @@ const char* cudaGetErrorString(cudaError_t error);
 
 namespace cuda_host {
 
-// Calls body(context) in every thread of the grid; they have ended when this returns.
-cudaError_t run(const cudaLaunchConfig_t& config, void (*body)(const void*), const void* context);
+// Calls body(context) in every thread of the grid; they have ended when this returns. `kernel`
+// tells one kernel from another.
+cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, void (*body)(const void*),
+                const void* context);
 
 // Waits for all threads of the block. `place` tells one barrier of the kernel from another: that
 // threads wait at different ones is undefined in CUDA, and ends the program here.
@@ -59,11 +60,7 @@ void shuffle_down(void* value, unsigned bytes, unsigned mask, unsigned delta);
 
 }  // namespace cuda_host
 
-#ifdef CUDA_HOST_WITHOUT_SYNCTHREADS  // the mistake that ThreadSanitizer is to find
-#define __syncthreads() static_cast<void>(0)
-#else
 #define __syncthreads() cuda_host::sync_threads(__LINE__)
-#endif
 
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
@@ -74,11 +71,12 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
                                const Args&... args) {
+  static_assert((sizeof(Params) + ... + 0) <= 4096, "more arguments than every GPU takes");
   using Call = std::pair<void (*)(Params...), std::tuple<Params...>>;
   const Call call{kernel, {args...}};
   const auto body = [](const void* context) {
     const auto& [function, values] = *static_cast<const Call*>(context);
     std::apply(function, values);
   };
-  return cuda_host::run(*config, body, &call);
+  return cuda_host::run(*config, reinterpret_cast<const void*>(kernel), body, &call);
 }

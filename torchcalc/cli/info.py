@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import torch
 
 import torchcalc
 from torchcalc import _C, ops
+from torchcalc.ops._library import CUDA_LIBRARY
 
 
 def run() -> int:
@@ -30,11 +30,13 @@ def run() -> int:
 
 
 def _cuda_kernels() -> str:
-    if not (Path(torchcalc.__file__).parent / "_cuda.so").exists():
+    if not CUDA_LIBRARY.exists():
         return "not built (no torchcalc/_cuda.so)"
     if ops.is_native(torch.device("cuda")):
         return "torchcalc/_cuda.so, loaded"
-    return "torchcalc/_cuda.so, not loaded (this torch has no CUDA)"
+    if torch.cuda.is_available():
+        return "torchcalc/_cuda.so, not loaded (a warning says why)"
+    return f"torchcalc/_cuda.so, not loaded (torch {torch.__version__} finds no CUDA here)"
 
 
 def _devices() -> list[str]:

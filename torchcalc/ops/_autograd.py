@@ -172,7 +172,6 @@ def register(
         is_profiler = _C._autograd._profiler_enabled
         is_grad_enabled, any_requires_grad = torch.is_grad_enabled, _C._any_requires_grad
         is_excluded = _C._dispatch_tls_is_dispatch_key_excluded
-        has_cuda = "cuda" in NATIVE
         # An argument that is always a tensor.
         types = [str(argument.type) for argument in overload._schema.arguments]
         where = types.index("Tensor")
@@ -191,7 +190,7 @@ def register(
                 x = args[where]
                 if x.is_cpu:
                     record, kernel = on_cpu
-                elif has_cuda and x.is_cuda:
+                elif x.is_cuda and "cuda" in NATIVE:
                     record, kernel = on_cuda
                 else:
                     return otherwise(*args)

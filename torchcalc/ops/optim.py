@@ -1,4 +1,4 @@
-"""Fake kernels of the optimizer steps, and the op that stands for a step in compiled graphs.
+"""The optimizer steps on devices without kernels, and the op that is a step in compiled graphs.
 
 All mutate their arguments and return nothing.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from torchcalc.ops import _library as _library  # the ops are there
+from torchcalc.ops._autograd import implement
+from torchcalc.reference import optim as reference
 
 
 class Stepper(Protocol):
@@ -54,6 +56,65 @@ torch.library.impl("torchcalc::optimizer_step", "CompositeExplicitAutograd", _op
 @torch.library.register_fake("torchcalc::optimizer_step")
 def _(*args):  # type: ignore[no-untyped-def]
     return None
+
+
+# --- in plain PyTorch, for devices without kernels
+
+
+def _tensors(
+    params: list[Tensor], grads: list[Tensor], states: list[Tensor], counts: int, places: Tensor
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    """Each parameter with its gradient and views of its states (see csrc/ops/optim.h)."""
+    torch.ops.torchcalc.optim_check(params, grads, states, counts, places)
+    rest = iter(places.tolist())
+    flats, numbers = states[: len(states) - counts], states[len(states) - counts :]
+    for param, grad in zip(params, grads, strict=True):
+        offset, number, dims = next(rest), next(rest), next(rest)
+        shape = [next(rest) for _ in range(dims)]
+        views = [t.view(-1)[offset : offset + param.numel()].view(shape) for t in flats]
+        yield param, grad, views + [t.view(-1)[number] for t in numbers]
+
+
+def _in_op_math(step: Any, tensors: list[Tensor], **options: Any) -> None:
+    """A step of the reference; tensors of half types get its results rounded once."""
+    wide = [t.float() if t.element_size() < 4 else t for t in tensors]
+    step(*wide, **options)
+    for t, w in zip(tensors, wide, strict=True):
+        if t is not w:
+            t.copy_(w)
+
+
+def _sgd_step(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[Tensor],
+    places: Tensor,
+    *options: Any,
+) -> None:
+    names = "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "first_step"
+    named = dict(zip((*names, "l1", "l2"), options, strict=True))
+    for param, grad, buffers in _tensors(params, grads, states, 0, places):
+        _in_op_math(reference.sgd_step, [param, grad, *buffers], **named)
+
+
+def _adamw_step(
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[Tensor],
+    places: Tensor,
+    *options: Any,
+) -> None:
+    names = "lr", "beta1", "beta2", "eps", "weight_decay", "maximize", "l1", "l2"
+    named = dict(zip((*names, "adaptive", "bound"), options, strict=True))
+    for param, grad, moments in _tensors(params, grads, states, 1, places):
+        _in_op_math(reference.adamw_step, [param, grad, *moments], **named)
+
+
+implement("sgd_step", _sgd_step, "CompositeExplicitAutograd")
+implement("adamw_step", _adamw_step, "CompositeExplicitAutograd")
+
+
+# --- shapes
 
 
 @torch.library.register_fake("torchcalc::sgd_step")
