@@ -224,3 +224,16 @@ RAW = {
 def test_raw_ops(call):
     with pytest.raises(RuntimeError):
         call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: F.linear_act(x.expand(2**25, 1), x.expand(2**25, 1), activation="relu"),
+        lambda x: F.dropout(x.expand(2**50, 1)),
+    ],
+)
+def test_what_torch_refuses_is_told_in_its_words(call):
+    its_own = ": .*can't allocate memory" if torch.__version__ >= "2.13" else ""
+    with pytest.raises(RuntimeError, match=f"allocating a tensor failed{its_own}"):
+        call(torch.ones(1, 1))

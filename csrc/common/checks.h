@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/dispatch.h"
+#include "common/errors.h"
 #include "math/philox.h"
 
 // What every op holds true of its inputs before it touches memory. These checks are the gate: what
@@ -23,9 +24,9 @@ struct Kind {
   int32_t dtype, device_type, device_index;
 
   explicit Kind(const Tensor& t) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
+    torch_check(aoti_torch_get_dtype(t.get(), &dtype), "reading a dtype");
+    torch_check(aoti_torch_get_device_type(t.get(), &device_type), "reading a device");
+    torch_check(aoti_torch_get_device_index(t.get(), &device_index), "reading a device");
   }
 
   bool same_device(const Kind& other) const {
@@ -57,14 +58,6 @@ inline void check_same(const Tensor& a, const Tensor& reference, const char* op,
                   " has another shape than the first input");
 }
 
-inline Tensor as_contiguous(const Tensor& t) {
-  return t.is_contiguous() ? t : torch::stable::contiguous(t);
-}
-
-inline std::optional<Tensor> as_contiguous(const OptionalTensor& t) {
-  return t ? std::optional<Tensor>(as_contiguous(*t)) : std::nullopt;
-}
-
 using Shape = std::vector<int64_t>;
 
 inline Shape shape_of(const Tensor& t) { return Shape(t.sizes().begin(), t.sizes().end()); }
@@ -81,9 +74,9 @@ inline Shape contiguous_strides(const Shape& shape) {
 inline Tensor empty_strided(size_t dim, const int64_t* shape, const int64_t* strides,
                             const Kind& kind) {
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(dim), shape, strides,
-                                                         kind.dtype, kind.device_type,
-                                                         kind.device_index, &handle));
+  torch_check(aoti_torch_empty_strided(static_cast<int64_t>(dim), shape, strides, kind.dtype,
+                                       kind.device_type, kind.device_index, &handle),
+              "allocating a tensor");
   return Tensor(handle);
 }
 
@@ -96,6 +89,18 @@ inline Tensor empty_like(const Tensor& contiguous, const Kind& kind) {
   return empty_strided(shape.size(), shape.data(), strides.data(), kind);
 }
 
+// As torch::stable::contiguous, whose failures lose torch's text.
+inline Tensor as_contiguous(const Tensor& t) {
+  if (t.is_contiguous()) return t;
+  const Tensor copy = empty(shape_of(t), Kind(t));
+  torch_check(aoti_torch_copy_(copy.get(), t.get(), 0), "copying a tensor");
+  return copy;
+}
+
+inline OptionalTensor as_contiguous(const OptionalTensor& t) {
+  return t ? OptionalTensor(as_contiguous(*t)) : std::nullopt;
+}
+
 inline OptionalTensor empty_if(bool wanted, const Shape& shape, const Kind& kind) {
   if (!wanted) return std::nullopt;
   return empty(shape, kind);
@@ -104,8 +109,9 @@ inline OptionalTensor empty_if(bool wanted, const Shape& shape, const Kind& kind
 // Another view of t's memory, `offset` elements behind its beginning.
 inline Tensor view(const Tensor& t, const Shape& shape, const Shape& strides, int64_t offset = 0) {
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(
-      t.get(), static_cast<int64_t>(shape.size()), shape.data(), strides.data(), offset, &handle));
+  torch_check(aoti_torch__reinterpret_tensor(t.get(), static_cast<int64_t>(shape.size()),
+                                             shape.data(), strides.data(), offset, &handle),
+              "making a view");
   return Tensor(handle);
 }
 

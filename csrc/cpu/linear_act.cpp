@@ -74,9 +74,10 @@ struct Cpu {
   // the epilogue could not.
   static void linear_out(const Tensor& out, const Tensor& x, const Tensor& weight_t,
                          const OptionalTensor& bias) {
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    torch_check(
         bias ? aoti_torch_cpu_addmm_out(out.get(), bias->get(), x.get(), weight_t.get(), 1, 1)
-             : aoti_torch_cpu_mm_out(out.get(), x.get(), weight_t.get()));
+             : aoti_torch_cpu_mm_out(out.get(), x.get(), weight_t.get()),
+        "linear_act: the matrix product");
   }
 
   // Blocks this high are no slower as GEMMs than the whole, and their product stays in cache;

@@ -5,6 +5,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include "common/errors.h"
+
 namespace torchcalc::cuda {
 
 // Makes the tensor's device the current one, for as long as it lives.
@@ -16,8 +18,9 @@ struct DeviceGuard : torch::stable::accelerator::DeviceGuard {
 // torch's current stream on the current device.
 inline cudaStream_t current_stream() {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
-      torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
+  torch_check(aoti_torch_get_current_cuda_stream(
+                  torch::stable::accelerator::getCurrentDeviceIndex(), &stream),
+              "reading the current stream");
   return static_cast<cudaStream_t>(stream);
 }
 

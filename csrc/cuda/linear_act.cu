@@ -15,9 +15,10 @@ struct Cuda {
   // the epilogue could not.
   static void linear_out(const Tensor& out, const Tensor& x, const Tensor& weight_t,
                          const OptionalTensor& bias) {
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    torch_check(
         bias ? aoti_torch_cuda_addmm_out(out.get(), bias->get(), x.get(), weight_t.get(), 1, 1)
-             : aoti_torch_cuda_mm_out(out.get(), x.get(), weight_t.get()));
+             : aoti_torch_cuda_mm_out(out.get(), x.get(), weight_t.get()),
+        "linear_act: the matrix product");
   }
 
   // One GEMM, then one pass over its product.
