@@ -227,13 +227,30 @@ def test_raw_ops(call):
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "in_torch"),
     [
-        lambda x: F.linear_act(x.expand(2**25, 1), x.expand(2**25, 1), activation="relu"),
-        lambda x: F.dropout(x.expand(2**50, 1)),
+        (
+            lambda x: F.linear_act(x.expand(2**25, 1), x.expand(2**25, 1)),
+            lambda x: torch.nn.functional.linear(x.expand(2**25, 1), x.expand(2**25, 1)),
+        ),
+        (lambda x: F.dropout(x.expand(2**50, 1)), lambda x: x.expand(2**50, 1).clone()),
+        (lambda x: F.soft_threshold(x.expand(2**50), 0.5), lambda x: x.expand(2**50) + 1),
+        (
+            lambda x: torch.func.jvp(F.dropout, (x.expand(2**50),), (x.expand(2**50),)),
+            lambda x: x.expand(2**50) + 1,
+        ),
     ],
+    ids=["linear_act", "dropout", "soft_threshold", "in a transform"],
 )
-def test_what_torch_refuses_is_told_in_its_words(call):
-    its_own = ": .*can't allocate memory" if torch.__version__ >= "2.13" else ""
-    with pytest.raises(RuntimeError, match=f"allocating a tensor failed{its_own}"):
-        call(torch.ones(1, 1))
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_no_memory_is_told_as_torch_does(call, in_torch, requires_grad):
+    x = torch.ones(1, requires_grad=requires_grad)
+    with pytest.raises(RuntimeError, match="allocat") as expected:
+        in_torch(x)
+    with pytest.raises(RuntimeError, match="allocat") as error:
+        call(x)
+    assert type(error.value) is type(expected.value)
+    size = f"tried to allocate {2**52} bytes"
+    assert size in str(expected.value)
+    assert size in str(error.value)
+    assert F.dropout(torch.ones(64), 0.5).numel() == 64  # and it goes on

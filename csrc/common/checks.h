@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "common/dispatch.h"
@@ -70,13 +71,20 @@ inline Shape contiguous_strides(const Shape& shape) {
   return strides;
 }
 
+// What Python recognizes: it asks torch for as much, to raise what torch does (ops/_autograd.py).
+inline std::string no_memory(size_t dim, const int64_t* shape, const Kind& kind) {
+  std::string message = "allocating a tensor of [";
+  for (size_t d = 0; d < dim; ++d) message += std::to_string(shape[d]) + ", ";
+  return message + std::to_string(aoti_torch_dtype_element_size(kind.dtype)) + "] bytes";
+}
+
 // As torch::stable::new_empty, without the way by the dispatcher.
 inline Tensor empty_strided(size_t dim, const int64_t* shape, const int64_t* strides,
                             const Kind& kind) {
   AtenTensorHandle handle = nullptr;
-  torch_check(aoti_torch_empty_strided(static_cast<int64_t>(dim), shape, strides, kind.dtype,
-                                       kind.device_type, kind.device_index, &handle),
-              "allocating a tensor");
+  const auto error = aoti_torch_empty_strided(static_cast<int64_t>(dim), shape, strides, kind.dtype,
+                                              kind.device_type, kind.device_index, &handle);
+  if (error != AOTI_TORCH_SUCCESS) torch_check(error, no_memory(dim, shape, kind).c_str());
   return Tensor(handle);
 }
 

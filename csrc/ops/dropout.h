@@ -31,9 +31,11 @@ template <class Device>
 Tensor dropout_mask(std::vector<int64_t> shape, const Tensor& seed, int64_t threshold) {
   constexpr const char* op = "dropout_mask";
   STD_TORCH_CHECK(threshold > 0, op, ": threshold is not positive");
-  const int64_t* seed_ptr = checked_seed(seed, threshold, Kind(seed), op);
+  Kind kind(seed);
+  const int64_t* seed_ptr = checked_seed(seed, threshold, kind, op);
   const typename Device::Guard guard(seed);
-  const Tensor mask = torch::stable::new_empty(seed, shape, ScalarType::Bool);
+  kind.dtype = aoti_torch_dtype_bool();
+  const Tensor mask = empty(shape, kind);
   if (mask.numel() > 0) {
     Device::dropout_mask(static_cast<bool*>(mask.data_ptr()), mask.numel(), seed_ptr, threshold);
   }

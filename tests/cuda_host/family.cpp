@@ -6,5 +6,6 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
-#define CUDA CPU  // the dispatch key that STABLE_TORCH_LIBRARY_IMPL spells out; torch's headers are in
+#define CUDA \
+  CPU  // the dispatch key that STABLE_TORCH_LIBRARY_IMPL spells out; torch's headers are in
 #include SOURCE

@@ -1,9 +1,9 @@
 // Runs kernels: one OS thread, and a fiber for each CUDA thread of a block.
 //
 // Compiled without sanitizers: to ThreadSanitizer each fiber is a thread of its own, and only
-// barriers and the ends of blocks, which here share their memory, put an order between them. So what
-// one CUDA thread of a block writes and another one reads without a barrier in between is a data
-// race to it, in whatever order the fibers ran.
+// barriers and the ends of blocks, which here share their memory, put an order between them. So
+// what one CUDA thread of a block writes and another one reads without a barrier in between is a
+// data race to it, in whatever order the fibers ran.
 #include <ucontext.h>
 
 #include <array>
@@ -101,8 +101,7 @@ void prepare(unsigned t) {
     fibers[t]->tsan = __tsan_create_fiber(0);
   }
   Fiber& fiber = *fibers[t];
-  fiber.index = {t % blockDim.x, t / blockDim.x % blockDim.y,
-                 t / (blockDim.x * blockDim.y)};
+  fiber.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
   fiber.context.uc_stack.ss_size = kStack;

@@ -24,7 +24,6 @@ void* const kStream = reinterpret_cast<void*>(0x5eed);
 
 thread_local int guards;
 std::map<const void*, unsigned long> launches;  // of each kernel
-bool out_of_memory;
 int errors = STDERR_FILENO;
 
 // libtorch's function of this name.
@@ -98,7 +97,6 @@ AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const
                                         AtenTensorHandle* result) {
   static const auto empty =
       in_torch<decltype(aoti_torch_empty_strided)>("aoti_torch_empty_strided");
-  if (out_of_memory) return AOTI_TORCH_FAILURE;
   const auto error = empty(dim, sizes, strides, dtype, device_type, device_index, result);
   if (error != AOTI_TORCH_SUCCESS) return error;
   void* data = nullptr;
@@ -112,10 +110,6 @@ AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const
 // What Python asks (see plugin.py).
 
 __attribute__((visibility("default"))) void cuda_host_set_errors(int file) { errors = file; }
-
-__attribute__((visibility("default"))) void cuda_host_set_out_of_memory(bool value) {
-  out_of_memory = value;
-}
 
 // The k-th of the kernels that were launched: its offset in this library, and how many times.
 __attribute__((visibility("default"))) bool cuda_host_launched(size_t k, unsigned long* offset,

@@ -11,5 +11,5 @@ __all__ = ["dropout", "is_native", "linear_act", "optim", "prox"]
 def is_native(device: torch.device) -> bool:
     """Whether there are kernels for it; elsewhere the ops run ``torchcalc.reference``."""
     if device.type == "cuda" and torch.cuda.is_available():
-        torch.cuda.init()  # loads them
+        torch.cuda.init()  # type: ignore[no-untyped-call] # loads them
     return device.type in NATIVE

@@ -8,6 +8,7 @@ and nobody but autograd between the call and the kernel.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -69,6 +70,25 @@ class Kernels:
 
 
 def _below_autograd(op: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return _at_all_levels(op, *args)
+    except RuntimeError as error:
+        _as_torch_raises_it(error, args)
+        raise
+
+
+def _as_torch_raises_it(error: RuntimeError, args: Sequence[Any]) -> None:
+    """Where a kernel got no memory, asks torch for as much: it raises its own type and text."""
+    found = re.search(r"allocating a tensor of \[(.+)\] bytes", str(error))
+    if found:
+        device = next(t.device for t in args if isinstance(t, Tensor))
+        try:
+            torch.empty([int(n) for n in found[1].split(",")], dtype=torch.uint8, device=device)
+        except RuntimeError as told:
+            raise told from None
+
+
+def _at_all_levels(op: Callable[..., Any], *args: Any) -> Any:
     if _C._are_functorch_transforms_active():
         # A Function's forward runs with both modes off for the levels of all transforms; at the
         # outer ones the op is still to be recorded, or nested transforms are silently wrong.
@@ -200,10 +220,10 @@ def register(
                 if not (recorded and is_excluded(_AUTOGRAD)):
                     try:
                         return record(*args) if recorded else kernel(*args)
-                    except RuntimeError:
+                    except RuntimeError as error:
                         # What a kernel refuses may have been no plain tensor after all, but one
                         # that a transform that has ended left wrapped: the long way will tell.
-                        pass
+                        _as_torch_raises_it(error, args)
             _sharding.prepare()
             return otherwise(*args)
 

@@ -36,7 +36,7 @@ def load_cuda(library: Path = CUDA_LIBRARY) -> None:
     try:
         torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except OSError as error:
-        _go_without(library, str(error))
+        _go_without(library, str(error.__cause__ or error))  # torch's own names no reason
         return
     NATIVE.add("cuda")
 

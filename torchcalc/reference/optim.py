@@ -11,7 +11,7 @@ from torchcalc.reference.prox import prox
 def sgd_step(
     param: Tensor,
     grad: Tensor,
-    momentum_buffer: Tensor | None,
+    momentum_buffer: Tensor | None = None,
     *,
     lr: float,
     momentum: float = 0.0,

@@ -1,0 +1,166 @@
+"""Devices without kernels run plain PyTorch; GPUs that the CUDA kernels do not serve are such."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchcalc import functional
+from torchcalc.ops import _library
+from torchcalc.ops import optim as optim_ops
+
+pytestmark = pytest.mark.no_kernels
+
+
+class Seen(TorchDispatchMode):
+    """The ops that reach a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    monkeypatch.setattr("torchcalc.ops._autograd.NATIVE", {"meta"})
+    return Seen()  # in a mode, calls take no short cut to the kernels
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: functional.linear_act(x, x[:4], dropout_p=0.5, seed=3),
+        lambda x: functional.dropout(x, seed=1),
+        lambda x: functional.soft_threshold(x, 0.3),
+        lambda x: functional.prox_elastic_net(x, 0.3, x.detach().abs()),
+    ],
+)
+def test_ops_run_the_reference(without_kernels, call):
+    x = torch.randn(6, 5, requires_grad=True)
+    with without_kernels:
+        there = call(x)
+        (grad_there,) = torch.autograd.grad(there.square().sum(), x)
+    assert not any(name.startswith("torchcalc::") for name in without_kernels.names)
+    here = call(x)
+    torch.testing.assert_close(there, here)
+    torch.testing.assert_close(grad_there, torch.autograd.grad(here.square().sum(), x)[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["linear_act", "dropout", "dropout_mask", "prox", "sgd_step", "adamw_step", "optim_check"],
+)
+@pytest.mark.parametrize("key", ["MPS", "XPU", "HPU", "PrivateUse1"])
+def test_ops_have_an_implementation_there(name, key):
+    assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"torchcalc::{name}", key)
+
+
+STEPS = {  # what the kernel is, its options
+    "sgd_step": (optim_ops._sgd_step, (0.1, 0.0, 0.0, 0.1, False, True, False, 0.5, 0.5)),
+    "momentum": (optim_ops._sgd_step, (0.1, 0.9, 0.0, 0.1, True, False, False, 0.5, 0.0)),
+    "first step": (optim_ops._sgd_step, (0.1, 0.9, 0.5, 0.0, False, False, True, 0.0, 0.0)),
+    "adamw_step": (
+        optim_ops._adamw_step,
+        (0.1, 0.9, 0.99, 0.1, 0.01, False, 3.0, 0.5, True, math.inf),
+    ),
+    "bound": (optim_ops._adamw_step, (0.1, 0.9, 0.99, 0.1, 0.01, True, 3.0, 0.5, False, 0.01)),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_optimizer_steps_in_plain_pytorch(name, dtype):
+    reference, options = STEPS[name]
+    sgd = reference is optim_ops._sgd_step
+    shapes = [(3, 4), (), (0,), (5,)]
+    params, grads = ([torch.randn(s).to(dtype) for s in shapes] for _ in range(2))
+    offsets = [0, 16, 20, 24]
+    states = [torch.rand(32).to(dtype) for _ in range((options[1] != 0) if sgd else 2)]
+    if not sgd:
+        states.append(torch.arange(4.0))
+    places = torch.tensor([n for i, s in enumerate(shapes) for n in (offsets[i], i, len(s), *s)])
+    results = []
+    op = torch.ops.torchcalc.sgd_step if sgd else torch.ops.torchcalc.adamw_step
+    for step in (op, reference):
+        copies = [[t.clone() for t in tensors] for tensors in (params, grads, states)]
+        step(*copies, places, *options)
+        results.append(copies)
+    torch.testing.assert_close(*results)
+    assert not torch.equal(results[0][0][0], params[0])
+
+
+def test_a_step_in_plain_pytorch_that_raises_has_changed_nothing():
+    params, grads = [torch.ones(3), torch.ones(2)], [torch.ones(3), torch.ones(1)]
+    places = torch.tensor([0, 0, 1, 3, 16, 1, 1, 2])
+    with pytest.raises(RuntimeError, match="grads holds a tensor of another shape"):
+        optim_ops._sgd_step(params, grads, [], places, *STEPS["sgd_step"][1])
+    assert torch.equal(params[0], torch.ones(3))
+
+
+# --- the CUDA kernels
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "served"),
+    [
+        ("8.0+PTX;9.0a", (7, 5), False),
+        ("8.0+PTX;9.0a", (8, 0), True),
+        ("8.0+PTX;9.0a", (8, 9), True),
+        ("8.0+PTX;9.0a", (9, 0), True),
+        ("8.0+PTX;9.0a", (12, 0), True),
+        ("9.0a", (9, 0), True),
+        ("9.0a", (10, 0), False),
+        ("9.0a", (8, 0), False),
+        ("9.0a+PTX", (10, 0), False),
+        ("8.6", (8, 0), False),
+        ("8.6", (9, 0), False),
+        ("8.0 8.6", (8, 6), True),
+        ("10.0f", (10, 3), True),
+        ("10.0f+PTX", (11, 0), False),
+        ("", (8, 0), False),
+    ],
+)
+def test_which_gpus_the_kernels_serve(archs, capability, served):
+    assert _library.serves(archs, capability) is served
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """torch sees one GPU of this capability, and the kernels were built for those archs."""
+
+    def there_is(capability, archs="8.0+PTX"):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
+        monkeypatch.setattr(_library._C, "build_info", lambda: {"cuda_archs": archs})
+        monkeypatch.setattr(_library, "NATIVE", {"cpu"})
+
+    return there_is
+
+
+def test_an_old_gpu_runs_the_reference(gpu, tmp_path):
+    gpu((7, 5))
+    with pytest.warns(
+        RuntimeWarning, match=r"_cuda.so are not used: .*8.0\+PTX.*cuda:0 \(Some GPU\) is 7.5"
+    ):
+        _library.load_cuda(tmp_path / "_cuda.so")
+    assert "cuda" not in _library.NATIVE
+
+
+@pytest.mark.parametrize("content", [None, "no library"])
+def test_a_library_that_does_not_load(gpu, tmp_path, content):
+    gpu((8, 0))
+    library = tmp_path / "_cuda.so"
+    if content:
+        library.write_text(100 * content)
+    reason = "invalid ELF header" if content else "No such file"
+    with pytest.warns(RuntimeWarning, match=f"{library} are not used: .*{reason}"):
+        _library.load_cuda(library)
+    assert "cuda" not in _library.NATIVE
+    assert functional.dropout(torch.ones(9)).shape == (9,)
