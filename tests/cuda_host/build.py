@@ -98,8 +98,10 @@ def environment(sanitizer: str, built: Path) -> dict[str, str]:
         "TORCHCALC_CUDA_HOST": str(built),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         # Python and torch leave memory behind; torch is not compiled for ThreadSanitizer.
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "TSAN_OPTIONS": "halt_on_error=1 ignore_noninstrumented_modules=1",
+        "ASAN_OPTIONS": "detect_leaks=0 allocator_may_return_null=1",
+        "TSAN_OPTIONS": "halt_on_error=1 ignore_noninstrumented_modules=1 "
+        "allocator_may_return_null=1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # it would warn that kernels are replaced
     }
     runtime = SANITIZERS[sanitizer][1]
     if runtime:
