@@ -130,6 +130,8 @@ def linear_act(x: Any, weight: Any, bias: Any, residual: Any, seed: Any) -> None
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """What torch.autocast casts to on this device at the moment, if it does."""
+    if not torch._C._is_any_autocast_enabled():  # Dynamo of torch 2.10 cannot trace what follows
+        return None
     kind = device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None
