@@ -45,7 +45,7 @@ Results = list[tuple[Part, float, Result]]  # with the seconds that they took
 PROBE = """
 import json, torch
 from torch.utils import collect_env
-facts = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": [], "archs": [], "why": ""}
+facts = {"torch": torch.__version__, "cuda": torch.version.cuda, "gpus": [], "archs": []}
 if torch.version.cuda is None:
     facts["why"] = "this torch is built without CUDA"
 else:
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = args.out or ROOT / "runs" / "gpu" / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     if out.exists() and any(out.iterdir()):
         parser.error(f"--out: {out} is not empty: what is there could be taken for this run's")
-    facts = probe() if needs.is_installed("torch") else {"gpus": [], "why": "no torch"}
+    facts = probe()
     gpu = bool(facts["gpus"])
     missing = needs.required(gpu)
     print(needs.message(missing, needs.optional(gpu)), flush=True)
@@ -106,15 +106,15 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def probe() -> dict[str, Any]:
     """What torch says of itself and the GPUs, asked in another process, which may hang or die."""
+    facts = {"torch": "?", "cuda": None, "driver": None, "gpus": [], "archs": [], "why": ""}
     command = [sys.executable, "-c", PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except subprocess.TimeoutExpired:
-        return {"gpus": [], "why": "torch did not answer within 60 s"}
+        return facts | {"why": "torch did not answer within 60 s"}
     except subprocess.CalledProcessError as error:
-        return {"gpus": [], "why": last_line(error.stderr)}
-    facts: dict[str, Any] = json.loads(last_line(done.stdout))
-    return facts
+        return facts | {"why": last_line(error.stderr)}
+    return facts | json.loads(last_line(done.stdout))
 
 
 def archs(facts: dict[str, Any]) -> str:
@@ -143,10 +143,10 @@ def all_parts(out: Path, facts: dict[str, Any]) -> list[Part]:
         Part("tests on the GPU", 120, partial(tests.run, out, "cuda"), no_gpu, cuda),
         bench,
         *(
-            Part(tool, 15, partial(parts.sanitize, out, str(sanitizer), tool), no_sanitizer, cuda)
+            Part(tool, 20, partial(parts.sanitize, out, str(sanitizer), tool), no_sanitizer, cuda)
             for tool in ("memcheck", "racecheck", "initcheck")
         ),
-        Part("tests on the CPU", 85, partial(tests.run, out, "not cuda"), needs=cpu),
+        Part("tests on the CPU", 80, partial(tests.run, out, "not cuda"), needs=cpu),
     ]
 
 
@@ -175,8 +175,8 @@ def run_parts(wanted: list[Part], end: float) -> Results:
 
 
 def write_summary(out: Path, facts: dict[str, Any], results: Results, seconds: float) -> None:
-    torch = f"torch {facts['torch']}, CUDA {facts['cuda']}, driver {facts.get('driver')}"
-    lines = ["", f"torchcalc {facts['commit'] or '(no commit)'}, {torch}"]
+    driver = f", CUDA {facts['cuda']}, driver {facts['driver']}" if facts["cuda"] else ""
+    lines = ["", f"torchcalc {facts['commit'] or '(no commit)'}, torch {facts['torch']}{driver}"]
     lines += ["; ".join(facts["gpus"]) or f"No GPU: {facts['why']}.", ""]
     for part, took, result in results:
         lines.append(f"{part.name:<18}{result.status:<8}{took:5.0f} s  {result.text}".rstrip())
