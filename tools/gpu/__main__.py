@@ -106,7 +106,14 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def probe() -> dict[str, Any]:
     """What torch says of itself and the GPUs, asked in another process, which may hang or die."""
-    facts = {"torch": "?", "cuda": None, "driver": None, "gpus": [], "archs": [], "why": ""}
+    facts: dict[str, Any] = {
+        "torch": "?",
+        "cuda": None,
+        "driver": None,
+        "gpus": [],
+        "archs": [],
+        "why": "",
+    }
     command = [sys.executable, "-c", PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
