@@ -40,10 +40,8 @@ format: $(READY)  ## rewrite the sources in the project's format
 build: $(READY)  ## compile the kernels into torchcalc/, only what has changed
 	$(PY) setup.py --quiet build_ext --inplace
 
-gpu:  ## on a GPU machine: build, test and measure with its own torch; downloads nothing
-	TORCHCALC_CUDA=1 $(PYTHON) setup.py --quiet build_ext --inplace
-	$(PYTHON) -m pytest
-	$(PYTHON) -m benchmarks
+gpu:  ## on a GPU machine: build, test and measure within 10 minutes, with its own torch, offline
+	$(PYTHON) -m tools.gpu
 
 clean:  ## remove everything that make has made
 	rm -rf $(VENV) build dist runs *.egg-info torchcalc/*.so

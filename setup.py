@@ -18,12 +18,17 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # pip leaves it out
 from build_support import BuildError, build_native, cpu_sources, cuda_sources
+
+# setuptools before 77, which GPU machines may have, refuses a pyproject.toml with an expression.
+OLD = int(setuptools.__version__.split(".")[0]) < 77
+LICENSE = {"license" if OLD else "license_expression": "Apache-2.0"}
 
 
 def short_name(ext):
@@ -69,4 +74,5 @@ if __name__ == "__main__":
             Extension("torchcalc._cuda", cuda_sources()),
         ],
         cmdclass={"build": Build, "build_ext": BuildExt},
+        **LICENSE,
     )

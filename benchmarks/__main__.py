@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
+import sys
 from pathlib import Path
 
 import torch
 
 from benchmarks import machine, report
+from benchmarks.clocks import DryGpu, Gpu
 from benchmarks.harness import Config
 from benchmarks.quiet import Watch
 from benchmarks.runner import FAMILIES, run
@@ -22,27 +25,41 @@ WAIT = 300.0
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     args = parser.parse_args(arguments)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU")
+    if args.device == "cuda" and not args.dry and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU (--dry does without)")
+    gpu = DryGpu() if args.dry else Gpu() if args.device == "cuda" else None
+    quick = args.quick or args.dry
     config = Config(
-        torch.device(args.device),
-        args.repeats or (QUICK_REPEATS if args.quick else REPEATS[args.device]),
-        args.quick,
+        torch.device("cpu") if gpu is None else gpu.device,
+        args.repeats or (QUICK_REPEATS if quick else REPEATS[args.device]),
+        quick,
         args.compile,
-        None if args.quick else Watch(args.wait),  # tests are quick, and run beside others
+        None if quick else Watch(args.wait),  # tests are quick, and run beside others
+        gpu,
+        args.limit,
     )
+    if args.dry:
+        print("A dry run on the CPU: times mean nothing.")
     results = run(config, args.family or list(FAMILIES))
     report.print_tables(results)
     if config.watch and config.watch.left < args.wait:
         print(f"{args.wait - config.watch.left:.0f} s were lost to other processes.")
 
-    whole = args.compile and not args.family and not args.quick
+    whole = args.compile and not args.family and not quick and args.limit == math.inf
     out = args.out or (RESULTS if whole else None)
     if out is None:
         print("Not written: name a folder with --out to keep a partial or quick run.")
-        return
+    else:
+        write(out, config, results)
+    failed = [row.name for rows in results.values() for row in rows if row.failed]
+    if failed:
+        sys.exit(f"Failed: {', '.join(failed)}.")
+
+
+def write(out: Path, config: Config, results: report.Results) -> None:
+    """JSON and, where matplotlib is installed, plots."""
     out.mkdir(parents=True, exist_ok=True)
-    here = machine.describe(config.device)
+    here = machine.describe(config.gpu)
     path = out / f"{machine.slug(here)}.json"
     path.write_text(report.to_json(here, results))
     print(f"Written: {path}")
@@ -98,9 +115,25 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds that other processes may cost, all rows together (default: %(default)g)",
     )
+    parser.add_argument(
+        "--limit",
+        type=seconds,
+        default=math.inf,
+        metavar="S",
+        help="seconds for all rows together; what takes longer is not measured",
+    )
     parser.add_argument("--repeats", type=positive, metavar="N", help="rounds for each row")
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cuda: GPU time between events, the L2 cache flushed, beside "
+        "torch.compile(mode='max-autotune'); default: cuda where there is a GPU",
+    )
+    parser.add_argument(
+        "--dry",
+        action="store_true",
+        help="what --device cuda does, but on the CPU and quick: tries it where there is no GPU",
     )
     parser.add_argument(
         "--out",

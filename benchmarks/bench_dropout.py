@@ -16,15 +16,19 @@ P = 0.1
 
 
 def tasks(config: Config) -> list[Task]:
-    return [
+    tasks = [
         Task("forward, float32", partial(forward, config, torch.float32)),
         Task("forward, bfloat16", partial(forward, config, torch.bfloat16)),
         Task("forward + backward, float32", partial(forward_backward, config, torch.float32)),
     ]
+    if config.gpu is not None:
+        half = partial(forward_backward, config, torch.bfloat16)
+        tasks.append(Task("forward + backward, bfloat16", half))
+    return tasks
 
 
 def forward(config: Config, dtype: torch.dtype) -> Row:
-    x = config.tensor(size(config), dtype=dtype)
+    (x,) = config.static(config.tensor(size(config), dtype=dtype))
     contenders: dict[str, Run] = {"x.clone()": x.clone}
     for name, drop in implementations(config).items():
         contenders[name] = partial(drop, x, P)
@@ -40,7 +44,7 @@ def forward(config: Config, dtype: torch.dtype) -> Row:
 
 
 def forward_backward(config: Config, dtype: torch.dtype) -> Row:
-    x = config.tensor(size(config), dtype=dtype).requires_grad_()
+    (x,) = config.static(config.tensor(size(config), dtype=dtype).requires_grad_())
     grad = torch.randn_like(x)
     contenders: dict[str, Run] = {"two clones": lambda: (x.detach().clone(), grad.clone())}
     for name, drop in implementations(config).items():
@@ -56,7 +60,7 @@ def forward_backward(config: Config, dtype: torch.dtype) -> Row:
 
 
 def size(config: Config) -> int:
-    return 2**14 if config.quick else 16 * 2**20
+    return config.size(2**14, 16 * 2**20, 128 * 2**20)
 
 
 def implementations(config: Config) -> dict[str, Callable[..., Tensor]]:

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks.harness import SUBJECT, Bound, Config, Row, Task
+from benchmarks.harness import SUBJECT, Bound, Config, Row, Task, record
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 7
@@ -24,8 +24,8 @@ def tasks(config: Config) -> list[Task]:
 
 
 def row(config: Config) -> Row:
-    rounds, reason = config.record(
-        [SUBJECT], lambda _: {SUBJECT: seconds()}, 1 if config.quick else RUNS
+    rounds, reason = record(
+        config.watch, [SUBJECT], lambda _: {SUBJECT: seconds()}, 1 if config.quick else RUNS
     )
     bound = None if config.quick else Bound(must=0.15, aim=0.05)
     return Row("import torchcalc", "", "", rounds, "s", bound=bound, not_measured=reason)

@@ -35,10 +35,12 @@ def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def row(config: Config, mode: str, dtype: torch.dtype) -> Row:
-    m, k, n = (32, 16, 64) if config.quick else (4096, 1024, 4096)
+    m, k, n = config.size(32, 4096, 8192), config.size(16, 1024, 2048), config.size(64, 4096, 8192)
     x = config.tensor(m, k, dtype=dtype)
     weight = config.tensor(n, k, dtype=dtype) / k**0.5
-    inputs = [t.requires_grad_() for t in (x, weight, config.tensor(n, dtype=dtype))]
+    inputs = config.static(x, weight, config.tensor(n, dtype=dtype))
+    for t in inputs:
+        t.requires_grad_()
     grad = config.tensor(m, n, dtype=dtype)
 
     def contender(layer: Callable[..., Tensor]) -> Run:

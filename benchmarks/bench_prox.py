@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Config, Roof, Row, Run, Task, size_name
+from benchmarks.harness import Config, Roof, Row, Run, Task, dtype_name, size_name
 from torchcalc.functional import prox_elastic_net, soft_threshold
 
 LAM = 0.5
+ELASTIC_NET = "elastic net, learned strengths, backward"
 
 
 def tasks(config: Config) -> list[Task]:
-    return [
-        Task("soft threshold, forward", partial(forward, config)),
-        Task("elastic net, learned strengths, backward", partial(backward, config)),
+    tasks = [
+        Task("soft threshold, forward", partial(forward, config, torch.float32)),
+        Task(ELASTIC_NET, partial(backward, config)),
     ]
+    if config.gpu is not None:
+        half = partial(forward, config, torch.bfloat16)
+        tasks.insert(1, Task("soft threshold, forward, bfloat16", half))
+    return tasks
 
 
-def forward(config: Config) -> Row:
-    x = config.tensor(size(config))
+def forward(config: Config, dtype: torch.dtype) -> Row:
+    (x,) = config.static(config.tensor(size(config), dtype=dtype))
     implementations = {**config.with_compiled(F.softshrink), "torchcalc": soft_threshold}
     contenders: dict[str, Run] = {"x.clone()": x.clone}
     for name, shrink in implementations.items():
@@ -30,7 +36,7 @@ def forward(config: Config) -> Row:
     return config.compare(
         "soft threshold, forward",
         size_name(x.numel()),
-        "float32",
+        dtype_name(dtype),
         contenders,
         baseline="x.clone()",
         roof=Roof("x.clone()", 2 * x.nbytes, "GB/s"),
@@ -43,27 +49,39 @@ def elastic_net(x: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
 
 
 def backward(config: Config) -> Row:
-    """Three gradients out of four tensors: seven passes, where a copy has two."""
+    """Three gradients out of four tensors: seven passes, where a copy has two.
+
+    On a GPU with the forward's four: a backward alone cannot be repeated under CUDA graphs.
+    """
     x = config.tensor(size(config))
-    inputs = [x, *(torch.full_like(x, LAM) for _ in range(2))]
+    inputs = config.static(x, *(torch.full_like(x, LAM) for _ in range(2)))
     for t in inputs:
         t.requires_grad_()
     grad = torch.randn_like(x)
     implementations = {**config.with_compiled(elastic_net), "torchcalc": prox_elastic_net}
     contenders: dict[str, Run] = {"x.clone()": x.detach().clone}
     for name, prox in implementations.items():
-        contenders[name] = partial(
-            torch.autograd.grad, prox(*inputs), inputs, grad, retain_graph=True
-        )
+        if config.gpu is None:
+            contenders[name] = partial(
+                torch.autograd.grad, prox(*inputs), inputs, grad, retain_graph=True
+            )
+        else:
+            contenders[name] = partial(gradients, prox, inputs, grad)
     return config.compare(
-        "elastic net, learned strengths, backward",
+        ELASTIC_NET if config.gpu is None else ELASTIC_NET.replace("back", "forward + back"),
         size_name(x.numel()),
         "float32",
         contenders,
         baseline="x.clone()",
-        roof=Roof("x.clone()", 2 * x.nbytes, "GB/s"),
+        roof=Roof("x.clone()", 2 * x.nbytes, "GB/s", (7 if config.gpu is None else 11) * x.nbytes),
     )
 
 
+def gradients(
+    prox: Callable[..., Tensor], inputs: tuple[Tensor, ...], grad: Tensor
+) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(prox(*inputs), inputs, grad)
+
+
 def size(config: Config) -> int:
-    return 2**14 if config.quick else 16 * 2**20
+    return config.size(2**14, 16 * 2**20, 128 * 2**20)

@@ -10,6 +10,7 @@ but a reason why it was not measured.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.clocks import Clock, Run, call_clock, cuda_clock, wall_clock
+from benchmarks.clocks import Clock, Gpu, Run, call_clock, cuda_clock, wall_clock
 from benchmarks.quiet import Round, Watch
 
 SUBJECT = "torchcalc"  # the contender that a row's bound is for, unless the row names others
@@ -44,6 +45,7 @@ class Roof:
     contender: str
     work: float  # in one run: bytes read and written, or floating-point operations
     unit: str  # of work / s / 1e9
+    needed: float | None = None  # the least work of the other contenders, where it is another
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Row:
     roof: Roof | None = None
     subjects: tuple[str, ...] = (SUBJECT,)  # the contenders that the bound is for
     not_measured: str | None = None  # the reason, where there are no figures
+    failed: bool = False  # that reason is an error
 
     def value(self, contender: str) -> float:
         return median(self.rounds[contender])
@@ -91,6 +94,12 @@ class Row:
         if self.roof is None:
             return None
         return self.roof.work / self.value(self.roof.contender) / 1e6
+
+    def share(self, contender: str) -> float:
+        """Of the roof's rate, what the contender reaches while it does the least work."""
+        assert self.roof is not None
+        needed = 1.0 if self.roof.needed is None else self.roof.needed / self.roof.work
+        return needed * self.ratio(self.roof.contender, contender)
 
     @property
     def passed(self) -> bool | None:
@@ -130,7 +139,7 @@ class Row:
         if self.baseline:
             entry["ratio"] = self.ratio(contender, self.baseline)
         if self.roof:
-            entry["share"] = self.ratio(self.roof.contender, contender)
+            entry["share"] = self.share(contender)
         return entry | {"rounds": self.rounds[contender]}
 
 
@@ -147,11 +156,17 @@ class Task:
 class Config:
     """What the command line asks for."""
 
-    device: torch.device
+    device: torch.device  # where tensors are
     repeats: int
     quick: bool = False  # small sizes, for tests: times mean nothing
     compile: bool = True
     watch: Watch | None = None  # without one, rounds count whatever else the machine does
+    gpu: Gpu | None = None  # whose time is measured; None: the CPU's
+    limit: float = math.inf  # seconds for all rows
+
+    def size(self, quick: int, cpu: int, gpu: int) -> int:
+        """Of tensors: large ones for a GPU, so that all of it has work for a while."""
+        return quick if self.quick else cpu if self.gpu is None else gpu
 
     def tensor(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(shape, dtype=dtype, device=self.device)
@@ -161,14 +176,27 @@ class Config:
         return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def with_compiled(self, eager: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
-        """``eager``, and unless that is turned off the same under torch.compile."""
+        """``eager``, and unless that is turned off the same under torch.compile.
+
+        For a GPU with mode="max-autotune"; that copies inputs that are not :meth:`static`.
+        """
         if not self.compile:
             return {"eager": eager}
-        return {"eager": eager, "torch.compile": torch.compile(eager, dynamic=False)}
+        torch.compiler.reset()  # the CUDA graphs of earlier rows hold memory
+        if self.gpu is None:
+            return {"eager": eager, "torch.compile": torch.compile(eager, dynamic=False)}
+        return {"eager": eager, "torch.compile": self.gpu.compile(eager)}
+
+    def static(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The tensors, marked as staying where they are."""
+        if self.compile and self.gpu is not None:
+            for t in tensors:
+                torch._dynamo.mark_static_address(t)
+        return tensors
 
     def bound(self, must: float, aim: float) -> Bound | None:
         """A bound on a time; those hold for full sizes on a CPU."""
-        return None if self.quick or self.device.type != "cpu" else Bound(must, aim)
+        return None if self.quick or self.gpu is not None else Bound(must, aim)
 
     def compare(
         self,
@@ -186,26 +214,33 @@ class Config:
     ) -> Row:
         """Measures a row; ``calls``: in microseconds of the caller's time."""
         if calls:
-            clock = call_clock(self.device, 0.0 if self.quick else CALL_LOOP)
+            clock = call_clock(self.gpu, 0.0 if self.quick else CALL_LOOP)
         else:
-            clock = cuda_clock(self.device) if self.device.type == "cuda" else wall_clock
+            clock = wall_clock if self.gpu is None else cuda_clock(self.gpu)
         play = partial(one_round, contenders, clock)
+        # A GPU's events do not notice who uses the cores.
+        watch = self.watch if calls or self.gpu is None else None
         with no_gc(), threads(1 if one_thread else torch.get_num_threads()):
-            rounds, reason = self.record(contenders, play, self.repeats, WARM_UP)
+            rounds, reason = record(watch, contenders, play, self.repeats, WARM_UP)
         if reason is None and not self.quick:
             reason = unsteady(baseline, rounds[baseline])
         unit = "us" if calls else "ms"
         return Row(name, sizes, dtype, rounds, unit, baseline, bound, roof, subjects, reason)
 
-    def record(
-        self, names: Iterable[str], play: Callable[[int], Round], count: int, warm_up: int = 0
-    ) -> tuple[dict[str, list[float]], str | None]:
-        """What ``play`` returns in at least ``count`` rounds, by name; or why it does not count."""
-        if self.watch is None:
-            rounds, reason = [play(k) for k in range(warm_up + count)][warm_up:], None
-        else:
-            rounds, reason = self.watch.record(play, count, warm_up)
-        return {name: [values[name] for values in rounds] for name in names}, reason
+
+def record(
+    watch: Watch | None,
+    names: Iterable[str],
+    play: Callable[[int], Round],
+    count: int,
+    warm_up: int = 0,
+) -> tuple[dict[str, list[float]], str | None]:
+    """What ``play`` returns in at least ``count`` rounds, by name; or why it does not count."""
+    if watch is None:
+        rounds, reason = [play(k) for k in range(warm_up + count)][warm_up:], None
+    else:
+        rounds, reason = watch.record(play, count, warm_up)
+    return {name: [values[name] for values in rounds] for name in names}, reason
 
 
 def one_round(contenders: Mapping[str, Run], clock: Clock, index: int) -> Round:

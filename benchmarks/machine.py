@@ -11,24 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import collect_env
 
 import torchcalc
+from benchmarks.clocks import Gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(gpu: Gpu | None) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "torch": torch.__version__,
         "torchcalc": torchcalc.__version__,
         "commit": commit(),
         "python": platform.python_version(),
-        "device": device.type,
+        "device": "cpu" if gpu is None else "cuda",
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": gpu and gpu.name(),
+        "driver": gpu and collect_env.get_nvidia_driver_version(collect_env.run),
     }
 
 

@@ -27,6 +27,7 @@ INK = "#2d3748"
 TITLES = {
     "dropout": "Dropout",
     "linear_act": "Linear + gelu + dropout",
+    "epilogue": "Epilogue and its derivative",
     "optim": "Optimizer step with L1",
     "prox": "Prox",
     "memory": "Saved for backward",
@@ -39,7 +40,7 @@ TITLES = {
 PICTURES = {
     "": (
         "torchcalc beside eager PyTorch and torch.compile",
-        ("dropout", "linear_act", "optim", "prox", "memory", "import"),
+        ("dropout", "linear_act", "epilogue", "optim", "prox", "memory", "import"),
     ),
     "-calls": ("What a call costs beside PyTorch's", ("calls",)),
     "-dtypes": ("torchcalc in each dtype, and with a penalty", ("dtypes", "penalty")),

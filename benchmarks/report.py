@@ -76,9 +76,7 @@ def _line(row: Row, contenders: Iterable[str]) -> list[str]:
         f"{row.bound.must:.4g}" if row.bound else "",
         f"{row.bound.aim:.4g}" if row.bound and row.bound.aim else "",
         _verdict(row),
-        f"{row.ratio(row.roof.contender, SUBJECT):.0%}\nof {row.roof_rate:.3g} {row.roof.unit}"
-        if share
-        else "",
+        f"{row.share(SUBJECT):.0%}\nof {row.roof_rate:.3g} {row.roof.unit}" if share else "",
     ]
 
 

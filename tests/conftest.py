@@ -42,7 +42,9 @@ def _fresh_state():
     torch.compiler.reset()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not pluginmanager.hasplugin("timeout"):
+        parser.addini("timeout", "of pytest-timeout, which is not installed here")
     parser.addoption(
         "--large", action="store_true", help="also run what needs more than 10 GB of memory"
     )

@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 
-from torchcalc.cli.demo import digits, models, training
-from torchcalc.cli.main import main
+for package in ("sklearn", "matplotlib", "rich"):
+    pytest.importorskip(package)
+
+from sklearn.datasets import load_digits  # noqa: E402
+
+from torchcalc.cli.demo import digits, models, training  # noqa: E402
+from torchcalc.cli.main import main  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {"accuracy", "zero_fraction", "ms_per_step", "saved_bytes_per_step"}

@@ -1,43 +1,12 @@
-"""Proximal operators against their definition: the argmin, found by brute force."""
+"""Proximal operators; that they are the argmin is in test_properties.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 
 from torchcalc import functional, nn, prox
-
-STRENGTHS = st.floats(0, 3)
-PENALTIES = {
-    "l1": lambda a, b: prox.L1(a),
-    "l2": lambda a, b: prox.L2(b),
-    "elastic_net": prox.ElasticNet,
-}
-
-
-def brute_force_argmin(penalty, v, step):
-    """argmin_w step g(w) + (w - v)^2 / 2 over a grid, refined about its best point."""
-    low, high = -abs(v) - 1, abs(v) + 1
-    for _ in range(12):
-        grid = torch.linspace(low, high, 401, dtype=torch.float64)
-        grid = torch.cat([grid, torch.zeros(1, dtype=torch.float64)])
-        values = torch.stack([step * penalty.value(w) for w in grid]) + (grid - v).square() / 2
-        best = grid[values.argmin()].item()
-        width = (high - low) / 40
-        low, high = best - width, best + width
-    return best
-
-
-@pytest.mark.parametrize("name", PENALTIES)
-@given(v=st.floats(-4, 4), a=STRENGTHS, b=STRENGTHS, step=st.floats(0.1, 2))
-@settings(max_examples=15, deadline=None)
-def test_prox_is_the_argmin(name, v, a, b, step):
-    penalty = PENALTIES[name](a, b)
-    actual = penalty.prox(torch.tensor([v], dtype=torch.float64), step).item()
-    assert actual == pytest.approx(brute_force_argmin(penalty, v, step), abs=1e-6)
 
 
 def test_functions_are_the_proxes_of_unit_step(device, dtype):
