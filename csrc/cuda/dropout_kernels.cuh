@@ -10,9 +10,11 @@ __global__ void __launch_bounds__(kThreads)
                    opmath_t<T> scale) {
   const Octet at = thread_octet(n);
   if (at.n == 0) return;
+  const auto fetched = fetch(x + at.begin, at.n);
+  const Kept kept(words_of_octet(*seed, at), threshold);
   Values<opmath_t<T>> v;
-  load(v, x + at.begin, at.n);
-  drop(v, kept_of_octet(seed, at, threshold), scale);
+  unpack(v, fetched);
+  drop(v, kept, scale);
   store(y + at.begin, v, at.n);
 }
 
@@ -22,10 +24,18 @@ __global__ void __launch_bounds__(kThreads)
     dropout_mask_kernel(Bool* mask, int64_t n, const int64_t* seed, int64_t threshold) {
   const Octet at = thread_octet(n);
   if (at.n == 0) return;
-  const uint32_t kept = kept_of_octet(seed, at, threshold);
+  const Kept kept(words_of_octet(*seed, at), threshold);
+  uint2 bytes{};
   TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) {
-    if (j < at.n) mask[at.begin + j] = kept >> j & 1;
+  for (int j = 0; j < kOctet; ++j) (j < 4 ? bytes.x : bytes.y) |= uint32_t{kept[j]} << j % 4 * 8;
+  Bool* const p = mask + at.begin;
+  if (at.n == kOctet && reinterpret_cast<uintptr_t>(p) % sizeof(bytes) == 0) {
+    *reinterpret_cast<uint2*>(p) = bytes;
+  } else {
+    TC_UNROLL
+    for (int j = 0; j < kOctet; ++j) {
+      if (j < at.n) p[j] = kept[j];
+    }
   }
 }
 

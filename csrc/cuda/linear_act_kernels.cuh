@@ -15,34 +15,47 @@ __global__ void __launch_bounds__(kThreads)
     epilogue_kernel(EpilogueArgs<T> args, opmath_t<T> scale) {
   const Octet at = thread_octet(args.rows * args.cols);
   if (at.n == 0) return;
+  const auto z = fetch(args.z + at.begin, at.n);
+  const auto residual = fetch_if(args.residual, at);
+  const uint64_t seed = args.threshold > 0 ? *args.seed : 0;
   Values<opmath_t<T>> v;
-  load(v, args.z + at.begin, at.n);
+  unpack(v, z);
   TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) v[j] = Act::value(v[j]);
+  for (int j = 0; j < kOctet; ++j) v[j] = Act::template value<arith_t<T>>(v[j]);
   if (args.a) store(args.a + at.begin, v, at.n);
-  if (args.threshold > 0) drop(v, kept_of_octet(args.seed, at, args.threshold), scale);
+  if (args.threshold > 0) drop(v, Kept(words_of_octet(seed, at), args.threshold), scale);
   if (args.residual) {
-    Values<opmath_t<T>> residual;
-    load(residual, args.residual + at.begin, at.n);
-    add(v, residual);
+    Values<opmath_t<T>> added;
+    unpack(added, residual);
+    add(v, added);
   }
   store(args.y + at.begin, v, at.n);
+}
+
+// v = c becomes d<Order>(c, u).
+template <class Act, int Order, class Arith, class Op>
+__device__ void derive(Values<Op>& v, const Values<Op>& u) {
+  TC_UNROLL
+  for (int j = 0; j < kOctet; ++j) v[j] = Act::template d<Order, Arith>(v[j], u[j]);
 }
 
 // dz of one octet: stored, and left in v.
 template <class Act, class T, class Op>
 __device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, int64_t order,
                                Octet at) {
-  Values<Op> u = {};
-  load(v, args.grad + at.begin, at.n);
-  if (args.saved) load(u, args.saved + at.begin, at.n);
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) {
-    const Op at_u =
-        args.saved_scale == Op(1) ? u[j] : math::unscaled<Act, T>(u[j], args.saved_scale);
-    v[j] = order == 1 ? Act::template d<1>(v[j], at_u) : Act::template d<2>(v[j], at_u);
+  using Arith = arith_t<T>;
+  const auto grad = fetch(args.grad + at.begin, at.n);
+  const auto saved = fetch_if(args.saved, at);
+  const uint64_t seed = args.threshold > 0 ? *args.seed : 0;
+  Values<Op> u;
+  unpack(u, saved);
+  if (args.saved_scale != Op(1)) {
+    TC_UNROLL
+    for (int j = 0; j < kOctet; ++j) u[j] = math::unscaled<Act, T, Arith>(u[j], args.saved_scale);
   }
-  if (args.threshold > 0) drop(v, kept_of_octet(args.seed, at, args.threshold), args.factor);
+  unpack(v, grad);
+  order == 1 ? derive<Act, 1, Arith>(v, u) : derive<Act, 2, Arith>(v, u);
+  if (args.threshold > 0) drop(v, Kept(words_of_octet(seed, at), args.threshold), args.factor);
   store(args.dz + at.begin, v, at.n);
 }
 

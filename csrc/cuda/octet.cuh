@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "common/dispatch.h"
+#include "cuda/approximate.cuh"
 #include "cuda/launch.cuh"
 #include "math/philox.h"
 
@@ -47,20 +48,46 @@ __device__ bool is_packed(const T* p, int n) {
   return n == kOctet && reinterpret_cast<uintptr_t>(p) % sizeof(uint4) == 0;
 }
 
+// An octet as it lies in memory. A kernel fetches all that it reads and unpacks it later, so that
+// its loads are on their way together.
 template <class T>
-__device__ void load(Values<opmath_t<T>>& v, const T* p, int n) {
-  using Op = opmath_t<T>;
-  if (is_packed(p, n)) {
-    constexpr int kSize = Pack<T>::kSize;
-    TC_UNROLL
-    for (int k = 0; k < kOctet / kSize; ++k) {
-      const auto pack = std::bit_cast<Pack<T>>(reinterpret_cast<const uint4*>(p)[k]);
+struct Fetched {
+  uint4 packs[kOctet / Pack<T>::kSize];
+};
+
+template <class T>
+__device__ Fetched<T> fetch(const T* p, int n) {
+  constexpr int kSize = Pack<T>::kSize;
+  Fetched<T> octet;
+  const bool packed = is_packed(p, n);
+  TC_UNROLL
+  for (int k = 0; k < kOctet / kSize; ++k) {
+    if (packed) {
+      octet.packs[k] = reinterpret_cast<const uint4*>(p)[k];
+    } else {
+      Pack<T> pack;
       TC_UNROLL
-      for (int j = 0; j < kSize; ++j) v[k * kSize + j] = static_cast<Op>(pack.values[j]);
+      for (int j = 0; j < kSize; ++j) pack.values[j] = k * kSize + j < n ? p[k * kSize + j] : T(0);
+      octet.packs[k] = std::bit_cast<uint4>(pack);
     }
-  } else {
+  }
+  return octet;
+}
+
+// Zeros where p is null.
+template <class T>
+__device__ Fetched<T> fetch_if(const T* p, Octet at) {
+  return p ? fetch(p + at.begin, at.n) : Fetched<T>{};
+}
+
+template <class T>
+__device__ void unpack(Values<opmath_t<T>>& v, const Fetched<T>& octet) {
+  constexpr int kSize = Pack<T>::kSize;
+  TC_UNROLL
+  for (int k = 0; k < kOctet / kSize; ++k) {
+    const auto pack = std::bit_cast<Pack<T>>(octet.packs[k]);
     TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) v[j] = j < n ? static_cast<Op>(p[j]) : Op(0);
+    for (int j = 0; j < kSize; ++j) v[k * kSize + j] = static_cast<opmath_t<T>>(pack.values[j]);
   }
 }
 
@@ -89,36 +116,50 @@ __device__ void add(Values<Op>& v, const Values<Op>& w) {
   for (int j = 0; j < kOctet; ++j) v[j] += w[j];
 }
 
-// Bit j is set where element j of one Philox group is kept.
-__device__ inline uint32_t kept_of_group(uint64_t seed, uint64_t group, uint32_t threshold) {
-  const math::Words4 words = math::dropout_words(seed, group);
-  uint32_t kept = 0;
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) {
-    const uint32_t lane = words.w[j / 2] >> (j % 2 * 16) & 0xffffu;
-    kept |= static_cast<uint32_t>(lane >= threshold) << j;
-  }
-  return kept;
-}
-
-// Bit j is set where element begin + j is kept. Octets of a flat array are Philox groups; those of
-// a matrix's row, where its width is not a multiple of eight, reach over two groups.
-__device__ inline uint32_t kept_of_octet(const int64_t* seed, Octet at, int64_t threshold) {
+// The words whose lanes are the octet's: those of a Philox group where the array is flat. A matrix's
+// row reaches over two groups where its width is not a multiple of eight.
+__device__ inline math::Words4 words_of_octet(uint64_t seed, Octet at) {
   const auto group = static_cast<uint64_t>(at.begin) / kOctet;
   const auto skip = static_cast<int>(at.begin % kOctet);
-  const auto draw = [&](uint64_t g) {
-    return kept_of_group(static_cast<uint64_t>(*seed), g, static_cast<uint32_t>(threshold));
-  };
-  uint32_t kept = draw(group);
-  if (skip + at.n > kOctet) kept |= draw(group + 1) << kOctet;
-  return kept >> skip;
+  math::Words4 words = math::dropout_words(seed, group);
+  if (skip > 0) {
+    const math::Words4 next = math::dropout_words(seed, group + 1);
+    uint32_t w[8] = {words.w[0], words.w[1], words.w[2], words.w[3],
+                     next.w[0],  next.w[1],  next.w[2],  next.w[3]};
+    TC_UNROLL
+    for (int k = 0; k < 6; ++k) w[k] = skip & 4 ? w[k + 2] : w[k];
+    TC_UNROLL
+    for (int k = 0; k < 5; ++k) w[k] = skip & 2 ? w[k + 1] : w[k];
+    TC_UNROLL
+    for (int k = 0; k < 4; ++k) words.w[k] = skip & 1 ? w[k] >> 16 | w[k + 1] << 16 : w[k];
+  }
+  return words;
 }
+
+// Which lanes are kept. A lane is compared in the upper half of a word: one of two is there already.
+class Kept {
+ public:
+  __device__ Kept(const math::Words4& words, int64_t threshold)
+      : words_(words),
+        some_(threshold < math::kLaneRange),
+        bound_(static_cast<uint32_t>(threshold) << 16) {}
+
+  __device__ bool operator[](int j) const {
+    const uint32_t word = words_.w[j / 2];
+    return some_ && (j % 2 ? word : word << 16) >= bound_;
+  }
+
+ private:
+  math::Words4 words_;
+  bool some_;
+  uint32_t bound_;
+};
 
 // v = kept ? factor * v : 0, by selection: a dropped NaN is 0 as well.
 template <class Op>
-__device__ void drop(Values<Op>& v, uint32_t kept, Op factor) {
+__device__ void drop(Values<Op>& v, const Kept& kept, Op factor) {
   TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) v[j] = kept >> j & 1 ? factor * v[j] : Op(0);
+  for (int j = 0; j < kOctet; ++j) v[j] = kept[j] ? factor * v[j] : Op(0);
 }
 
 }  // namespace torchcalc::cuda

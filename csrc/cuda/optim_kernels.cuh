@@ -82,10 +82,13 @@ __global__ void __launch_bounds__(kThreads)
   const OptimTensor<T> t = batch.tensors[k];
   T* const momentum_buffer = t.state[0];
   for_each_octet(batch, k, [&](Octet at) {
+    const auto fetched_param = fetch(t.param + at.begin, at.n);
+    const auto fetched_grad = fetch(t.grad + at.begin, at.n);
+    const auto fetched_buffer = fetch_if(momentum_buffer, at);
     Values<Op> param, grad, buffer, steps;
-    load(param, t.param + at.begin, at.n);
-    load(grad, t.grad + at.begin, at.n);
-    if (momentum_buffer) load(buffer, momentum_buffer + at.begin, at.n);
+    unpack(param, fetched_param);
+    unpack(grad, fetched_grad);
+    unpack(buffer, fetched_buffer);
     TC_UNROLL
     for (int j = 0; j < kOctet; ++j) {
       param[j] = momentum_buffer ? rule(param[j], grad[j], buffer[j]) : rule(param[j], grad[j]);
@@ -115,11 +118,15 @@ __global__ void __launch_bounds__(kThreads)
   const auto rule = shared_rule;
   const auto penalty = options.penalty<Op>();
   for_each_octet(batch, k, [&](Octet at) {
+    const auto fetched_param = fetch(t.param + at.begin, at.n);
+    const auto fetched_grad = fetch(t.grad + at.begin, at.n);
+    const auto fetched_m = fetch(t.state[0] + at.begin, at.n);
+    const auto fetched_v = fetch(t.state[1] + at.begin, at.n);
     Values<Op> param, grad, m, v, steps;
-    load(param, t.param + at.begin, at.n);
-    load(grad, t.grad + at.begin, at.n);
-    load(m, t.state[0] + at.begin, at.n);
-    load(v, t.state[1] + at.begin, at.n);
+    unpack(param, fetched_param);
+    unpack(grad, fetched_grad);
+    unpack(m, fetched_m);
+    unpack(v, fetched_v);
     TC_UNROLL
     for (int j = 0; j < kOctet; ++j) {
       const auto updated = rule(param[j], grad[j], m[j], v[j]);

@@ -5,23 +5,21 @@
 
 namespace torchcalc::cuda {
 
-// An input that may be null stands for zeros, an output that may be null is not wanted.
-template <class T, class Op>
-__device__ void load_if(Values<Op>& v, const T* p, Octet at) {
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) v[j] = Op(0);
-  if (p) load(v, p + at.begin, at.n);
-}
-
+// An output that may be null is not wanted.
 template <class T, class Op>
 __device__ void store_if(T* p, const Values<Op>& v, Octet at) {
   if (p) store(p + at.begin, v, at.n);
 }
 
 template <class T, class Op>
-__device__ void load(Values<Op>& v, const Strength<T, Op>& strength, Octet at) {
+__device__ Fetched<T> fetch(const Strength<T, Op>& strength, Octet at) {
+  return fetch_if(strength.for_each ? strength.data : nullptr, at);
+}
+
+template <class T, class Op>
+__device__ void unpack(Values<Op>& v, const Fetched<T>& octet, const Strength<T, Op>& strength) {
   if (strength.data && strength.for_each) {
-    load(v, strength.data + at.begin, at.n);
+    unpack(v, octet);
   } else {
     const Op all = strength[0];
     TC_UNROLL
@@ -33,10 +31,13 @@ template <class T, class Op>
 __global__ void __launch_bounds__(kThreads) prox_kernel(ProxArgs<T, Op> args) {
   const Octet at = thread_octet(args.n);
   if (at.n == 0) return;
+  const auto fetched_x = fetch(args.x + at.begin, at.n);
+  const auto fetched_l1 = fetch(args.l1, at);
+  const auto fetched_l2 = fetch(args.l2, at);
   Values<Op> x, l1, l2;
-  load(x, args.x + at.begin, at.n);
-  load(l1, args.l1, at);
-  load(l2, args.l2, at);
+  unpack(x, fetched_x);
+  unpack(l1, fetched_l1, args.l1);
+  unpack(l2, fetched_l2, args.l2);
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) x[j] = math::prox(x[j], l1[j], l2[j]);
   store(args.y + at.begin, x, at.n);
@@ -46,11 +47,15 @@ template <class T, class Op>
 __global__ void __launch_bounds__(kThreads) prox_grad_kernel(ProxGradArgs<T, Op> args) {
   const Octet at = thread_octet(args.n);
   if (at.n == 0) return;
+  const auto fetched_g = fetch(args.grad + at.begin, at.n);
+  const auto fetched_x = fetch(args.x + at.begin, at.n);
+  const auto fetched_l1 = fetch(args.l1, at);
+  const auto fetched_l2 = fetch(args.l2, at);
   Values<Op> g, x, l1, l2;
-  load(g, args.grad + at.begin, at.n);
-  load(x, args.x + at.begin, at.n);
-  load(l1, args.l1, at);
-  load(l2, args.l2, at);
+  unpack(g, fetched_g);
+  unpack(x, fetched_x);
+  unpack(l1, fetched_l1, args.l1);
+  unpack(l2, fetched_l2, args.l2);
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) {
     const auto d = math::prox_vjp(g[j], x[j], l1[j], l2[j]);
@@ -65,14 +70,21 @@ template <class T, class Op>
 __global__ void __launch_bounds__(kThreads) prox_grad_grad_kernel(ProxGradGradArgs<T, Op> args) {
   const Octet at = thread_octet(args.n);
   if (at.n == 0) return;
+  const auto fetched_cx = fetch_if(args.cx, at);
+  const auto fetched_c1 = fetch_if(args.c1, at);
+  const auto fetched_c2 = fetch_if(args.c2, at);
+  const auto fetched_g = fetch(args.grad + at.begin, at.n);
+  const auto fetched_x = fetch(args.x + at.begin, at.n);
+  const auto fetched_l1 = fetch(args.l1, at);
+  const auto fetched_l2 = fetch(args.l2, at);
   Values<Op> cx, c1, c2, g, x, l1, l2;
-  load_if(cx, args.cx, at);
-  load_if(c1, args.c1, at);
-  load_if(c2, args.c2, at);
-  load(g, args.grad + at.begin, at.n);
-  load(x, args.x + at.begin, at.n);
-  load(l1, args.l1, at);
-  load(l2, args.l2, at);
+  unpack(cx, fetched_cx);
+  unpack(c1, fetched_c1);
+  unpack(c2, fetched_c2);
+  unpack(g, fetched_g);
+  unpack(x, fetched_x);
+  unpack(l1, fetched_l1, args.l1);
+  unpack(l2, fetched_l2, args.l2);
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) {
     const auto d = math::prox_vjp_vjp(cx[j], c1[j], c2[j], g[j], x[j], l1[j], l2[j]);
