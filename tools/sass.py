@@ -279,14 +279,21 @@ def find_tool(name: str) -> str:
     places += [str(Path(str(file.locate())).parent) for file in files if file.name == name]
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
-        raise ToolMissing(f"{name} is not installed (it comes with CUDA, or pip install nvidia-cuda-{name})")
+        raise ToolMissing(
+            f"{name} is not installed (it comes with CUDA, or pip install nvidia-cuda-{name})"
+        )
     return found
 
 
 def run(command: list[str], text: str = "") -> str:
     path = os.pathsep.join([str(Path(find_tool("nvdisasm")).parent), os.environ.get("PATH", "")])
     done = subprocess.run(
-        command, input=text, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True
+        command,
+        input=text,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout
 
@@ -310,7 +317,9 @@ def disassemble(library: Path, arch: str) -> dict[str, Kernel]:
     kernels = {}
     for symbol, name in zip(code, names, strict=True):
         lines = re.findall(
-            r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+ )?\s*(\S+?)(?: ([^;]*?))?\s*;", code[symbol], re.MULTILINE
+            r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+ )?\s*(\S+?)(?: ([^;]*?))?\s*;",
+            code[symbol],
+            re.MULTILINE,
         )
         registers = int(re.search(r"REG:(\d+)", resources[symbol])[1])
         instructions = [Instruction(int(a, 16), p.strip(), n, o) for a, p, n, o in lines]
@@ -329,7 +338,11 @@ def main() -> None:
             kernel = kernels[re.sub(r"\bT\b", word, case.kernel)]
             try:
                 row = measure(kernel, case, dtype, size)
-                print(*row[:-1], *(f"{100*g.share(row.instructions, row.size):.0f}" for g in GPUS), sep=" | ")
+                print(
+                    *row[:-1],
+                    *(f"{100 * g.share(row.instructions, row.size):.0f}" for g in GPUS),
+                    sep=" | ",
+                )
             except NoSuchWay as e:
                 print(case.name, dtype, e)
 

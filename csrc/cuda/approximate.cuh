@@ -17,7 +17,7 @@ namespace torchcalc::cuda {
 //           (of an infinite x NaN); the formulas divide by 1 and more, and finite numbers
 // tests/test_approximate.py puts those errors into every 16-bit number's results.
 struct Approximate {
-  static constexpr bool kLastPlaces = false;
+  static constexpr bool kExact = false;
 
 #if defined(__CUDA_ARCH__)
   // __expf would spend three more instructions on results below the smallest normal number.

@@ -74,21 +74,20 @@ struct GeluTanh {
   static constexpr double kScale = 0.79788456080286536;
   static constexpr double kCubic = 0.044715;
   template <class Arith, class T>
-  static TC_HD T inner_tanh(T z) {
-    return tanh_beside_one<Arith>(T(kScale) * (z + T(kCubic) * z * z * z));
+  static TC_HD TanhParts<T> inner_tanh(T z) {
+    return tanh_parts<Arith>(T(kScale) * (z + T(kCubic) * z * z * z));
   }
   template <class Arith = Exact, class T>
   static TC_HD T value(T z) {
-    return T(0.5) * z * (T(1) + inner_tanh<Arith>(z));
+    return T(0.5) * z * inner_tanh<Arith>(z).one_plus;
   }
   template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T z) {
     z = within_reach(z);
-    const T t = inner_tanh<Arith>(z);
-    const T sech2 = T(1) - t * t;
+    const auto [t, one_plus, sech2] = inner_tanh<Arith>(z);
     const T dw = T(kScale) * (T(1) + T(3 * kCubic) * z * z);
     if constexpr (Order == 1) {
-      return c * T(0.5) * (T(1) + t + z * sech2 * dw);
+      return c * T(0.5) * (one_plus + z * sech2 * dw);
     } else {
       const T ddw = T(6 * kScale * kCubic) * z;
       return c * sech2 * (dw + T(0.5) * z * (ddw - T(2) * t * dw * dw));
@@ -105,8 +104,7 @@ struct Silu {
   }
   template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T z) {
-    const T s = sigmoid<Arith>(z);
-    const T r = T(1) - s;
+    const auto [s, r] = logistic<Arith>(z);
     return c * s * (Order == 1 ? T(1) + z * r : r * (T(2) + z * (r - s)));
   }
 };

@@ -48,7 +48,7 @@ TC_HD float exp(float x) {
 TC_HD double exp(double x) { return ::exp(x); }
 
 struct Exact {
-  static constexpr bool kLastPlaces = true;  // whether the last places of a float are to be right
+  static constexpr bool kExact = true;
   template <class T>
   static TC_HD T exp(T x) {
     return math::exp(x);
@@ -74,10 +74,11 @@ TC_HD float tanh(float x) {
       x + x * s *
               polynomial(s, -0.3333329543f, 0.1333234453f, -0.05387979997f, 0.02148664957f,
                          -0.007946094517f, 0.002301355813f, -0.0003584494604f);
-  const float e = Arith::exp(2.0f * (magnitude > 10.0f ? 10.0f : magnitude));  // tanh 10 rounds to 1
+  const float e =
+      Arith::exp(2.0f * (magnitude > 10.0f ? 10.0f : magnitude));  // tanh 10 rounds to 1
   const float sum = e + 1.0f;
   const float r = Arith::divide(1.0f, sum), q = 2.0f * r;
-  const float lost = Arith::kLastPlaces ? e - (sum - 1.0f) : 0.0f;  // what rounding took from sum
+  const float lost = Arith::kExact ? e - (sum - 1.0f) : 0.0f;  // what rounding took from sum
   const float far = 1.0f - (q - q * (lost * r));
   const float signed_far = x < 0.0f ? -far : far;
   return magnitude < 1.0f ? near_zero : signed_far;
@@ -88,11 +89,39 @@ TC_HD double tanh(double x) {
   return ::tanh(x);
 }
 
-// tanh x where it is added to 1, so that near 0 its relative error does not count.
+// s = sigmoid(x) and r = 1 - s, where s is near 1 as well.
+template <class T>
+struct Logistic {
+  T s, r;
+};
+
 template <class Arith = Exact, class T>
-TC_HD T tanh_beside_one(T x) {
-  if constexpr (Arith::kLastPlaces) return tanh<Arith>(x);
-  return T(1) - Arith::divide(T(2), T(1) + Arith::exp(T(2) * x));
+TC_HD Logistic<T> logistic(T x) {
+  if constexpr (Arith::kExact) {
+    const T s = sigmoid(x);
+    return {s, T(1) - s};
+  } else {
+    // 1 - s would be the error of s. Where e^-x is infinite, s is 0 and r anything but NaN.
+    const T e = Arith::exp(-x), s = Arith::divide(T(1), T(1) + e), r = e * s;
+    return {s, r < T(1) ? r : T(1)};
+  }
+}
+
+// t = tanh x, 1 + t and sech^2 x = 1 - t^2.
+template <class T>
+struct TanhParts {
+  T t, one_plus, sech2;
+};
+
+template <class Arith = Exact, class T>
+TC_HD TanhParts<T> tanh_parts(T x) {
+  if constexpr (Arith::kExact) {
+    const T t = tanh(x);
+    return {t, T(1) + t, T(1) - t * t};
+  } else {
+    const auto [s, r] = logistic<Arith>(T(2) * x);
+    return {s - r, T(2) * s, T(4) * s * r};
+  }
 }
 
 // The standard normal distribution: cdf = P(Z <= z), pdf = exp(-z^2 / 2) / sqrt(2 pi).
@@ -105,9 +134,10 @@ struct Normal {
 template <class Arith = Exact>
 TC_HD Normal<float> normal(float z) {
   const float magnitude = std::bit_cast<float>(std::bit_cast<uint32_t>(z) & 0x7fffffffu);
-  // Beyond |z| = 12.6 it is below 1e-34: 0, because arithmetic on subnormal numbers is slow.
+  // Beyond |z| = 12.6 it is below 1e-34: 0, because arithmetic on subnormal numbers is slow on a
+  // CPU.
   const float exponent = -0.5f * z * z;
-  const float e = exponent < -80.0f ? 0.0f : Arith::exp(exponent);
+  const float e = Arith::kExact && exponent < -80.0f ? 0.0f : Arith::exp(exponent);
   // P(Z > |z|) = e * t * polynomial(t), t = 1 / (1 + 0.35 |z|): a minimax fit, 3e-8 relative error.
   const float t = Arith::divide(1.0f, 1.0f + 0.35f * magnitude);
   const float tail =

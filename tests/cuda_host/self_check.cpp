@@ -15,7 +15,8 @@ constexpr int kRows = 32, kCols = 64;
 __global__ void column_sums_kernel(const float* x, float* y) {
   Values<float> v;
   const int col = kOctet * threadIdx.x;
-  load(v, x + kCols * threadIdx.y + col + PLANT_OUT_OF_BOUNDS, kOctet);
+  const int begin = kCols * threadIdx.y + col + PLANT_OUT_OF_BOUNDS;
+  unpack(v, fetch(x, {begin, kOctet, are_aligned(x + begin)}));
   const float total = sum_over_rows(v);
   const unsigned thread = threadIdx.x + blockDim.x * threadIdx.y;
   if (thread < kCols) y[thread] = total;
