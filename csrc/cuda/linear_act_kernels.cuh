@@ -12,46 +12,60 @@ namespace torchcalc::cuda {
 // One octet of the flat matrix for each thread.
 template <class Act, class T>
 __global__ void __launch_bounds__(kThreads)
-    epilogue_kernel(EpilogueArgs<T> args, opmath_t<T> scale) {
-  const Octet at = thread_octet(args.rows * args.cols);
-  if (at.n == 0) return;
+    epilogue_kernel(EpilogueArgs<T> args, int64_t total, opmath_t<T> scale, bool aligned) {
+  const Octet at = thread_octet(total, aligned);
+  if (at.n <= 0) return;
+  const auto z = fetch(args.z, at);
+  const auto residual = fetch_if(args.residual, at);
+  const uint64_t seed = args.threshold > 0 ? *args.seed : 0;
   Values<opmath_t<T>> v;
-  load(v, args.z + at.begin, at.n);
+  unpack(v, z);
   TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) v[j] = Act::value(v[j]);
-  if (args.a) store(args.a + at.begin, v, at.n);
-  if (args.threshold > 0) drop(v, kept_of_octet(args.seed, at, args.threshold), scale);
+  for (int j = 0; j < kOctet; ++j) v[j] = Act::template value<arith_t<T>>(v[j]);
+  if (args.a) [[unlikely]]
+    store(args.a, v, at);
+  if (args.threshold > 0) drop(v, Kept(words_of_octet(seed, at), args.threshold), scale);
   if (args.residual) {
-    Values<opmath_t<T>> residual;
-    load(residual, args.residual + at.begin, at.n);
-    add(v, residual);
+    Values<opmath_t<T>> added;
+    unpack(added, residual);
+    add(v, added);
   }
-  store(args.y + at.begin, v, at.n);
+  store(args.y, v, at);
+}
+
+// v = c becomes d<Order>(c, u).
+template <class Act, int Order, class Arith, class Op>
+__device__ void derive(Values<Op>& v, const Values<Op>& u) {
+  TC_UNROLL
+  for (int j = 0; j < kOctet; ++j) v[j] = Act::template d<Order, Arith>(v[j], u[j]);
 }
 
 // dz of one octet: stored, and left in v.
 template <class Act, class T, class Op>
 __device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, int64_t order,
                                Octet at) {
-  Values<Op> u = {};
-  load(v, args.grad + at.begin, at.n);
-  if (args.saved) load(u, args.saved + at.begin, at.n);
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) {
-    const Op at_u =
-        args.saved_scale == Op(1) ? u[j] : math::unscaled<Act, T>(u[j], args.saved_scale);
-    v[j] = order == 1 ? Act::template d<1>(v[j], at_u) : Act::template d<2>(v[j], at_u);
+  using Arith = arith_t<T>;
+  const auto grad = fetch(args.grad, at);
+  const auto saved = fetch_if(args.saved, at);
+  const uint64_t seed = args.threshold > 0 ? *args.seed : 0;
+  Values<Op> u;
+  unpack(u, saved);
+  if (args.saved_scale != Op(1)) {
+    TC_UNROLL
+    for (int j = 0; j < kOctet; ++j) u[j] = math::unscaled<Act, T, Arith>(u[j], args.saved_scale);
   }
-  if (args.threshold > 0) drop(v, kept_of_octet(args.seed, at, args.threshold), args.factor);
-  store(args.dz + at.begin, v, at.n);
+  unpack(v, grad);
+  order == 1 ? derive<Act, 1, Arith>(v, u) : derive<Act, 2, Arith>(v, u);
+  if (args.threshold > 0) drop(v, Kept(words_of_octet(seed, at), args.threshold), args.factor);
+  store(args.dz, v, at);
 }
 
 // One octet of the flat matrix for each thread.
 template <class Act, class T, class Op>
 __global__ void __launch_bounds__(kThreads)
-    act_grad_kernel(ActGradArgs<T, Op> args, int64_t order) {
-  const Octet at = thread_octet(args.rows * args.cols);
-  if (at.n == 0) return;
+    act_grad_kernel(ActGradArgs<T, Op> args, int64_t total, int64_t order, bool aligned) {
+  const Octet at = thread_octet(total, aligned);
+  if (at.n <= 0) return;
   Values<Op> v;
   act_grad_octet<Act>(v, args, order, at);
 }
@@ -60,7 +74,7 @@ __global__ void __launch_bounds__(kThreads)
 // and goes down the rows, and the block's partial sums of dbias go to args.partial.
 template <class Act, class T, class Op>
 __global__ void __launch_bounds__(kThreads)
-    act_bias_grad_kernel(ActGradArgs<T, Op> args, int64_t order) {
+    act_bias_grad_kernel(ActGradArgs<T, Op> args, int64_t order, bool aligned) {
   const int64_t block_cols = int64_t{kOctet} * blockDim.x;
   const int64_t blocks_across = ceil_div(args.cols, block_cols);
   const int64_t chunk = blockIdx.x / blocks_across;
@@ -68,12 +82,13 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first_col = blockIdx.x % blocks_across * block_cols;
   const auto rows = static_cast<int>(std::min(args.rows - first_row, int64_t{kRowsPerChunk}));
   const auto cols = static_cast<int>(std::min(block_cols, args.cols - first_col));
-  const auto [col, n] = octet_at(kOctet * threadIdx.x, cols);
+  const auto [col, n, packed] = octet_at(kOctet * threadIdx.x, cols, aligned);
   Values<Op> sums = {};
   if (n > 0) {
     for (int row = threadIdx.y; row < rows; row += blockDim.y) {
       Values<Op> v;
-      act_grad_octet<Act>(v, args, order, {(first_row + row) * args.cols + first_col + col, n});
+      act_grad_octet<Act>(v, args, order,
+                          {(first_row + row) * args.cols + first_col + col, n, packed});
       add(sums, v);
     }
   }
@@ -101,9 +116,11 @@ __global__ void __launch_bounds__(kThreads) sum_chunks_kernel(ActGradArgs<T, Op>
 
 template <class T>
 void epilogue(math::Activation activation, const EpilogueArgs<T>& args, cudaStream_t stream) {
+  const int64_t total = args.rows * args.cols;
   math::dispatch_activation(activation, [&]<class Act>(Act) {
-    launch(epilogue_kernel<Act, T>, octet_blocks(args.rows * args.cols), kThreads, stream, args,
-           static_cast<opmath_t<T>>(math::dropout_scale(args.threshold)));
+    launch(epilogue_kernel<Act, T>, octet_blocks(total), kThreads, stream, args, total,
+           static_cast<opmath_t<T>>(math::dropout_scale(args.threshold)),
+           are_aligned(args.z, args.y, args.a, args.residual));
   });
 }
 
@@ -115,13 +132,16 @@ void act_grad(math::Activation activation, int64_t order, const ActGradArgs<T, O
   const auto octets = static_cast<unsigned>(std::min(ceil_div(args.cols, kOctet), kLine));
   const unsigned across = std::bit_ceil(octets);
   const dim3 block(across, std::min<unsigned>(kThreads / across, kRowsPerChunk));
+  const int64_t total = args.rows * args.cols;
+  const bool aligned = are_aligned(args.grad, args.saved, args.dz);
+  const bool rows_aligned = aligned && args.cols % Pack<T>::kSize == 0;
   math::dispatch_activation(activation, [&]<class Act>(Act) {
     if (args.dbias) {
       const int64_t blocks = row_chunks(args.rows) * ceil_div(args.cols, int64_t{kOctet} * across);
-      launch(act_bias_grad_kernel<Act, T, Op>, blocks, block, stream, args, order);
+      launch(act_bias_grad_kernel<Act, T, Op>, blocks, block, stream, args, order, rows_aligned);
     } else {
-      launch(act_grad_kernel<Act, T, Op>, octet_blocks(args.rows * args.cols), kThreads, stream,
-             args, order);
+      launch(act_grad_kernel<Act, T, Op>, octet_blocks(total), kThreads, stream, args, total, order,
+             aligned);
     }
   });
   if (args.dbias) {

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <bit>
 
 #include "common/dispatch.h"
+#include "cuda/approximate.cuh"
 #include "cuda/launch.cuh"
 #include "math/philox.h"
 
@@ -16,21 +18,23 @@ constexpr int kOctet = math::kLanesPerGroup;
 template <class Op>
 using Values = Op[kOctet];
 
-// Where an octet lies in its array. A thread beyond the end has n = 0.
+// Where an octet lies in its arrays. A thread beyond the end has n <= 0. Where `packed`, all arrays
+// are accessed in packs of 16 bytes, else one element at a time.
 struct Octet {
   int64_t begin;
   int n;
+  bool packed;
 };
 
-TC_HD Octet octet_at(int64_t begin, int64_t end) {
-  const int64_t left = end - begin;
-  return {begin, left >= kOctet ? kOctet : left > 0 ? static_cast<int>(left) : 0};
+TC_HD Octet octet_at(int64_t begin, int64_t end, bool aligned) {
+  const auto n = static_cast<int>(std::min<int64_t>(end - begin, kOctet));
+  return {begin, n, aligned && n == kOctet};
 }
 
 // The octet of this thread, where the grid's threads share out total elements.
-__device__ inline Octet thread_octet(int64_t total) {
+__device__ inline Octet thread_octet(int64_t total, bool aligned) {
   const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  return octet_at(thread * kOctet, total);
+  return octet_at(thread * kOctet, total, aligned);
 }
 
 inline int64_t octet_blocks(int64_t total) { return ceil_div(total, int64_t{kThreads} * kOctet); }
@@ -42,45 +46,106 @@ struct Pack {
   T values[kSize];
 };
 
-template <class T>
-__device__ bool is_packed(const T* p, int n) {
-  return n == kOctet && reinterpret_cast<uintptr_t>(p) % sizeof(uint4) == 0;
+// Whether arrays begin where a pack may; one that is null does.
+template <class... Ps>
+TC_HD bool are_aligned(const Ps*... p) {
+  return (reinterpret_cast<uintptr_t>(p) | ...) % sizeof(uint4) == 0;
 }
 
+// An octet as it lies in memory. A kernel fetches all that it reads before it unpacks any, so that
+// its loads are on their way together.
 template <class T>
-__device__ void load(Values<opmath_t<T>>& v, const T* p, int n) {
-  using Op = opmath_t<T>;
-  if (is_packed(p, n)) {
-    constexpr int kSize = Pack<T>::kSize;
+struct Packs {
+  static constexpr int kCount = kOctet / Pack<T>::kSize;
+  uint4 at[kCount];
+};
+
+template <class T>
+__device__ Packs<T> fetch(const T* p, Octet at) {
+  constexpr int kSize = Pack<T>::kSize;
+  p += at.begin;
+  Packs<T> packs;
+  if (at.packed) {
     TC_UNROLL
-    for (int k = 0; k < kOctet / kSize; ++k) {
-      const auto pack = std::bit_cast<Pack<T>>(reinterpret_cast<const uint4*>(p)[k]);
-      TC_UNROLL
-      for (int j = 0; j < kSize; ++j) v[k * kSize + j] = static_cast<Op>(pack.values[j]);
-    }
+    for (int k = 0; k < packs.kCount; ++k) packs.at[k] = reinterpret_cast<const uint4*>(p)[k];
   } else {
     TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) v[j] = j < n ? static_cast<Op>(p[j]) : Op(0);
-  }
-}
-
-template <class T>
-__device__ void store(T* p, const Values<opmath_t<T>>& v, int n) {
-  if (is_packed(p, n)) {
-    constexpr int kSize = Pack<T>::kSize;
-    TC_UNROLL
-    for (int k = 0; k < kOctet / kSize; ++k) {
+    for (int k = 0; k < packs.kCount; ++k) {
       Pack<T> pack;
       TC_UNROLL
-      for (int j = 0; j < kSize; ++j) pack.values[j] = static_cast<T>(v[k * kSize + j]);
-      __stwb(reinterpret_cast<uint4*>(p) + k, std::bit_cast<uint4>(pack));
-    }
-  } else {
-    TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) {
-      if (j < n) p[j] = static_cast<T>(v[j]);
+      for (int j = 0; j < kSize; ++j) {
+        const int i = k * kSize + j;
+        pack.values[j] = i < at.n ? p[i] : T(0);
+      }
+      packs.at[k] = std::bit_cast<uint4>(pack);
     }
   }
+  return packs;
+}
+
+// Zeros where p is null.
+template <class T>
+__device__ Packs<T> fetch_if(const T* p, Octet at) {
+  return p ? fetch(p, at) : Packs<T>{};
+}
+
+template <class T>
+__device__ void unpack(Values<opmath_t<T>>& v, const Packs<T>& packs) {
+  constexpr int kSize = Pack<T>::kSize;
+  TC_UNROLL
+  for (int k = 0; k < packs.kCount; ++k) {
+    const auto pack = std::bit_cast<Pack<T>>(packs.at[k]);
+    TC_UNROLL
+    for (int j = 0; j < kSize; ++j) v[k * kSize + j] = static_cast<opmath_t<T>>(pack.values[j]);
+  }
+}
+
+// A bfloat16 is the upper half of a float: one instruction for each, which nvcc does not find.
+__device__ inline void unpack(Values<float>& v, const Packs<BFloat16>& packs) {
+  const auto words = std::bit_cast<math::Words4>(packs.at[0]);
+  TC_UNROLL
+  for (int j = 0; j < kOctet; ++j) {
+    const uint32_t word = words.w[j / 2];
+    v[j] = std::bit_cast<float>(j % 2 ? word & 0xffff0000u : word << 16);
+  }
+}
+
+template <class T>
+__device__ Packs<T> pack(const Values<opmath_t<T>>& v) {
+  constexpr int kSize = Pack<T>::kSize;
+  Packs<T> packs;
+  TC_UNROLL
+  for (int k = 0; k < packs.kCount; ++k) {
+    Pack<T> pack;
+    TC_UNROLL
+    for (int j = 0; j < kSize; ++j) pack.values[j] = static_cast<T>(v[k * kSize + j]);
+    packs.at[k] = std::bit_cast<uint4>(pack);
+  }
+  return packs;
+}
+
+template <class T>
+__device__ void store(T* p, const Packs<T>& packs, Octet at) {
+  constexpr int kSize = Pack<T>::kSize;
+  p += at.begin;
+  TC_UNROLL
+  for (int k = 0; k < packs.kCount; ++k) {
+    const auto pack = std::bit_cast<Pack<T>>(packs.at[k]);
+    if (at.packed) {
+      __stwb(reinterpret_cast<uint4*>(p) + k, packs.at[k]);
+    } else {
+      TC_UNROLL
+      for (int j = 0; j < kSize; ++j) {
+        const int i = k * kSize + j;
+        if (i < at.n) p[i] = pack.values[j];
+      }
+    }
+  }
+}
+
+template <class T>
+__device__ void store(T* p, const Values<opmath_t<T>>& v, Octet at) {
+  store(p, pack<T>(v), at);
 }
 
 template <class Op>
@@ -89,36 +154,51 @@ __device__ void add(Values<Op>& v, const Values<Op>& w) {
   for (int j = 0; j < kOctet; ++j) v[j] += w[j];
 }
 
-// Bit j is set where element j of one Philox group is kept.
-__device__ inline uint32_t kept_of_group(uint64_t seed, uint64_t group, uint32_t threshold) {
-  const math::Words4 words = math::dropout_words(seed, group);
-  uint32_t kept = 0;
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) {
-    const uint32_t lane = words.w[j / 2] >> (j % 2 * 16) & 0xffffu;
-    kept |= static_cast<uint32_t>(lane >= threshold) << j;
-  }
-  return kept;
-}
-
-// Bit j is set where element begin + j is kept. Octets of a flat array are Philox groups; those of
-// a matrix's row, where its width is not a multiple of eight, reach over two groups.
-__device__ inline uint32_t kept_of_octet(const int64_t* seed, Octet at, int64_t threshold) {
+// The words whose lanes are the octet's: those of a Philox group where the array is flat. A
+// matrix's row reaches over two groups where its width is not a multiple of eight.
+__device__ inline math::Words4 words_of_octet(uint64_t seed, Octet at) {
   const auto group = static_cast<uint64_t>(at.begin) / kOctet;
   const auto skip = static_cast<int>(at.begin % kOctet);
-  const auto draw = [&](uint64_t g) {
-    return kept_of_group(static_cast<uint64_t>(*seed), g, static_cast<uint32_t>(threshold));
-  };
-  uint32_t kept = draw(group);
-  if (skip + at.n > kOctet) kept |= draw(group + 1) << kOctet;
-  return kept >> skip;
+  math::Words4 words = math::dropout_words(seed, group);
+  if (skip > 0) {
+    const math::Words4 next = math::dropout_words(seed, group + 1);
+    uint32_t w[8] = {words.w[0], words.w[1], words.w[2], words.w[3],
+                     next.w[0],  next.w[1],  next.w[2],  next.w[3]};
+    TC_UNROLL
+    for (int k = 0; k < 6; ++k) w[k] = skip & 4 ? w[k + 2] : w[k];
+    TC_UNROLL
+    for (int k = 0; k < 5; ++k) w[k] = skip & 2 ? w[k + 1] : w[k];
+    TC_UNROLL
+    for (int k = 0; k < 4; ++k) words.w[k] = skip & 1 ? w[k] >> 16 | w[k + 1] << 16 : w[k];
+  }
+  return words;
 }
+
+// Which lanes are kept. A lane is compared in the upper half of a word: one of two is there
+// already.
+class Kept {
+ public:
+  __device__ Kept(const math::Words4& words, int64_t threshold)
+      : words_(words),
+        some_(threshold < math::kLaneRange),
+        bound_(static_cast<uint32_t>(threshold) << 16) {}
+
+  __device__ bool operator[](int j) const {
+    const uint32_t word = words_.w[j / 2];
+    return some_ && (j % 2 ? word : word << 16) >= bound_;
+  }
+
+ private:
+  math::Words4 words_;
+  bool some_;
+  uint32_t bound_;
+};
 
 // v = kept ? factor * v : 0, by selection: a dropped NaN is 0 as well.
 template <class Op>
-__device__ void drop(Values<Op>& v, uint32_t kept, Op factor) {
+__device__ void drop(Values<Op>& v, const Kept& kept, Op factor) {
   TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) v[j] = kept >> j & 1 ? factor * v[j] : Op(0);
+  for (int j = 0; j < kOctet; ++j) v[j] = kept[j] ? factor * v[j] : Op(0);
 }
 
 }  // namespace torchcalc::cuda

@@ -10,8 +10,9 @@
 // the device and no synchronisation, so that a step can be captured in a CUDA graph.
 namespace torchcalc::cuda {
 
-// Elements that a block updates: enough to make up for finding its tensor and making its rule.
-constexpr int64_t kBlockElements = 16384;
+// Elements that a block updates: enough to make up for finding its tensor and making its rule, and
+// so few that one tensor of 2^20 is 256 blocks, two for almost each of 132 SMs, in one wave.
+constexpr int64_t kBlockElements = 4096;
 
 template <class T>
 struct OptimBatch {
@@ -55,9 +56,11 @@ __device__ int block_tensor(const OptimBatch<T>& batch) {
 template <class T, class F>
 __device__ void for_each_octet(const OptimBatch<T>& batch, int k, F f) {
   const int64_t begin = (blockIdx.x - batch.first_block[k]) * kBlockElements;
-  const int64_t end = std::min(begin + kBlockElements, batch.tensors[k].n);
+  const OptimTensor<T>& t = batch.tensors[k];
+  const int64_t end = std::min(begin + kBlockElements, t.n);
+  const bool aligned = are_aligned(t.param, t.grad, t.state[0], t.state[1]);
   for (int64_t i = begin + kOctet * threadIdx.x; i < end; i += int64_t{kOctet} * blockDim.x) {
-    f(octet_at(i, end));
+    f(octet_at(i, end, aligned));
   }
 }
 
@@ -82,18 +85,21 @@ __global__ void __launch_bounds__(kThreads)
   const OptimTensor<T> t = batch.tensors[k];
   T* const momentum_buffer = t.state[0];
   for_each_octet(batch, k, [&](Octet at) {
+    const auto fetched_param = fetch(t.param, at);
+    const auto fetched_grad = fetch(t.grad, at);
+    const auto fetched_buffer = fetch_if(momentum_buffer, at);
     Values<Op> param, grad, buffer, steps;
-    load(param, t.param + at.begin, at.n);
-    load(grad, t.grad + at.begin, at.n);
-    if (momentum_buffer) load(buffer, momentum_buffer + at.begin, at.n);
+    unpack(param, fetched_param);
+    unpack(grad, fetched_grad);
+    unpack(buffer, fetched_buffer);
     TC_UNROLL
     for (int j = 0; j < kOctet; ++j) {
       param[j] = momentum_buffer ? rule(param[j], grad[j], buffer[j]) : rule(param[j], grad[j]);
       steps[j] = step;
     }
     apply_penalty(penalty, param, steps);
-    store(t.param + at.begin, param, at.n);
-    if (momentum_buffer) store(momentum_buffer + at.begin, buffer, at.n);
+    store(t.param, param, at);
+    if (momentum_buffer) store(momentum_buffer, buffer, at);
   });
 }
 
@@ -115,11 +121,15 @@ __global__ void __launch_bounds__(kThreads)
   const auto rule = shared_rule;
   const auto penalty = options.penalty<Op>();
   for_each_octet(batch, k, [&](Octet at) {
+    const auto fetched_param = fetch(t.param, at);
+    const auto fetched_grad = fetch(t.grad, at);
+    const auto fetched_m = fetch(t.state[0], at);
+    const auto fetched_v = fetch(t.state[1], at);
     Values<Op> param, grad, m, v, steps;
-    load(param, t.param + at.begin, at.n);
-    load(grad, t.grad + at.begin, at.n);
-    load(m, t.state[0] + at.begin, at.n);
-    load(v, t.state[1] + at.begin, at.n);
+    unpack(param, fetched_param);
+    unpack(grad, fetched_grad);
+    unpack(m, fetched_m);
+    unpack(v, fetched_v);
     TC_UNROLL
     for (int j = 0; j < kOctet; ++j) {
       const auto updated = rule(param[j], grad[j], m[j], v[j]);
@@ -127,9 +137,9 @@ __global__ void __launch_bounds__(kThreads)
       steps[j] = updated.step;
     }
     apply_penalty(penalty, param, steps);
-    store(t.param + at.begin, param, at.n);
-    store(t.state[0] + at.begin, m, at.n);
-    store(t.state[1] + at.begin, v, at.n);
+    store(t.param, param, at);
+    store(t.state[0], m, at);
+    store(t.state[1], v, at);
   });
 }
 

@@ -5,23 +5,27 @@
 
 namespace torchcalc::cuda {
 
-// An input that may be null stands for zeros, an output that may be null is not wanted.
-template <class T, class Op>
-__device__ void load_if(Values<Op>& v, const T* p, Octet at) {
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) v[j] = Op(0);
-  if (p) load(v, p + at.begin, at.n);
-}
-
+// An output that may be null is not wanted.
 template <class T, class Op>
 __device__ void store_if(T* p, const Values<Op>& v, Octet at) {
-  if (p) store(p + at.begin, v, at.n);
+  if (p) store(p, v, at);
+}
+
+// The array of a strength for each element, or null.
+template <class T, class Op>
+TC_HD const T* each(const Strength<T, Op>& strength) {
+  return strength.for_each ? strength.data : nullptr;
 }
 
 template <class T, class Op>
-__device__ void load(Values<Op>& v, const Strength<T, Op>& strength, Octet at) {
-  if (strength.data && strength.for_each) {
-    load(v, strength.data + at.begin, at.n);
+__device__ Packs<T> fetch(const Strength<T, Op>& strength, Octet at) {
+  return fetch_if(each(strength), at);
+}
+
+template <class T, class Op>
+__device__ void unpack(Values<Op>& v, const Packs<T>& packs, const Strength<T, Op>& strength) {
+  if (each(strength)) {
+    unpack(v, packs);
   } else {
     const Op all = strength[0];
     TC_UNROLL
@@ -30,73 +34,93 @@ __device__ void load(Values<Op>& v, const Strength<T, Op>& strength, Octet at) {
 }
 
 template <class T, class Op>
-__global__ void __launch_bounds__(kThreads) prox_kernel(ProxArgs<T, Op> args) {
-  const Octet at = thread_octet(args.n);
-  if (at.n == 0) return;
+__global__ void __launch_bounds__(kThreads) prox_kernel(ProxArgs<T, Op> args, bool aligned) {
+  const Octet at = thread_octet(args.n, aligned);
+  if (at.n <= 0) return;
+  const auto fetched_x = fetch(args.x, at);
+  const auto fetched_l1 = fetch(args.l1, at);
+  const auto fetched_l2 = fetch(args.l2, at);
   Values<Op> x, l1, l2;
-  load(x, args.x + at.begin, at.n);
-  load(l1, args.l1, at);
-  load(l2, args.l2, at);
+  unpack(x, fetched_x);
+  unpack(l1, fetched_l1, args.l1);
+  unpack(l2, fetched_l2, args.l2);
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) x[j] = math::prox(x[j], l1[j], l2[j]);
-  store(args.y + at.begin, x, at.n);
+  store(args.y, x, at);
 }
 
 template <class T, class Op>
-__global__ void __launch_bounds__(kThreads) prox_grad_kernel(ProxGradArgs<T, Op> args) {
-  const Octet at = thread_octet(args.n);
-  if (at.n == 0) return;
+__global__ void __launch_bounds__(kThreads)
+    prox_grad_kernel(ProxGradArgs<T, Op> args, bool aligned) {
+  const Octet at = thread_octet(args.n, aligned);
+  if (at.n <= 0) return;
+  const auto fetched_g = fetch(args.grad, at);
+  const auto fetched_x = fetch(args.x, at);
+  const auto fetched_l1 = fetch(args.l1, at);
+  const auto fetched_l2 = fetch(args.l2, at);
   Values<Op> g, x, l1, l2;
-  load(g, args.grad + at.begin, at.n);
-  load(x, args.x + at.begin, at.n);
-  load(l1, args.l1, at);
-  load(l2, args.l2, at);
+  unpack(g, fetched_g);
+  unpack(x, fetched_x);
+  unpack(l1, fetched_l1, args.l1);
+  unpack(l2, fetched_l2, args.l2);
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) {
     const auto d = math::prox_vjp(g[j], x[j], l1[j], l2[j]);
     x[j] = d.x, l1[j] = d.l1, l2[j] = d.l2;
   }
-  store(args.dx + at.begin, x, at.n);
+  store(args.dx, x, at);
   store_if(args.dl1, l1, at);
   store_if(args.dl2, l2, at);
 }
 
 template <class T, class Op>
-__global__ void __launch_bounds__(kThreads) prox_grad_grad_kernel(ProxGradGradArgs<T, Op> args) {
-  const Octet at = thread_octet(args.n);
-  if (at.n == 0) return;
+__global__ void __launch_bounds__(kThreads)
+    prox_grad_grad_kernel(ProxGradGradArgs<T, Op> args, bool aligned) {
+  const Octet at = thread_octet(args.n, aligned);
+  if (at.n <= 0) return;
+  const auto fetched_cx = fetch_if(args.cx, at);
+  const auto fetched_c1 = fetch_if(args.c1, at);
+  const auto fetched_c2 = fetch_if(args.c2, at);
+  const auto fetched_g = fetch(args.grad, at);
+  const auto fetched_x = fetch(args.x, at);
+  const auto fetched_l1 = fetch(args.l1, at);
+  const auto fetched_l2 = fetch(args.l2, at);
   Values<Op> cx, c1, c2, g, x, l1, l2;
-  load_if(cx, args.cx, at);
-  load_if(c1, args.c1, at);
-  load_if(c2, args.c2, at);
-  load(g, args.grad + at.begin, at.n);
-  load(x, args.x + at.begin, at.n);
-  load(l1, args.l1, at);
-  load(l2, args.l2, at);
+  unpack(cx, fetched_cx);
+  unpack(c1, fetched_c1);
+  unpack(c2, fetched_c2);
+  unpack(g, fetched_g);
+  unpack(x, fetched_x);
+  unpack(l1, fetched_l1, args.l1);
+  unpack(l2, fetched_l2, args.l2);
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) {
     const auto d = math::prox_vjp_vjp(cx[j], c1[j], c2[j], g[j], x[j], l1[j], l2[j]);
     g[j] = d.g, x[j] = d.x, l1[j] = d.l1, l2[j] = d.l2;
   }
-  store(args.dgrad + at.begin, g, at.n);
-  store(args.dx + at.begin, x, at.n);
+  store(args.dgrad, g, at);
+  store(args.dx, x, at);
   store_if(args.dl1, l1, at);
   store_if(args.dl2, l2, at);
 }
 
 template <class T, class Op>
 void prox(const ProxArgs<T, Op>& args, cudaStream_t stream) {
-  launch(prox_kernel<T, Op>, octet_blocks(args.n), kThreads, stream, args);
+  launch(prox_kernel<T, Op>, octet_blocks(args.n), kThreads, stream, args,
+         are_aligned(args.x, each(args.l1), each(args.l2), args.y));
 }
 
 template <class T, class Op>
 void prox_grad(const ProxGradArgs<T, Op>& args, cudaStream_t stream) {
-  launch(prox_grad_kernel<T, Op>, octet_blocks(args.n), kThreads, stream, args);
+  launch(prox_grad_kernel<T, Op>, octet_blocks(args.n), kThreads, stream, args,
+         are_aligned(args.grad, args.x, each(args.l1), each(args.l2), args.dx, args.dl1, args.dl2));
 }
 
 template <class T, class Op>
 void prox_grad_grad(const ProxGradGradArgs<T, Op>& args, cudaStream_t stream) {
-  launch(prox_grad_grad_kernel<T, Op>, octet_blocks(args.n), kThreads, stream, args);
+  launch(prox_grad_grad_kernel<T, Op>, octet_blocks(args.n), kThreads, stream, args,
+         are_aligned(args.cx, args.c1, args.c2, args.grad, args.x, each(args.l1), each(args.l2),
+                     args.dgrad, args.dx, args.dl1, args.dl2));
 }
 
 }  // namespace torchcalc::cuda

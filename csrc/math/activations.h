@@ -12,6 +12,7 @@
 // told from the output alone: u is a, F_1(a) = f'(z) and F_2 = dF_1/da. So, in both cases,
 //   VJP of value:   dz = d<1>(c, u)
 //   VJP of d<1>:    dc = d<1>(c', u),   du = d<2>(c' * c, u)
+// Arith says how exp and divisions are done (math/elementary.h).
 namespace torchcalc::math {
 
 // z, but where it is finite no farther from 0 than where the derivatives of gelu, gelu_tanh have
@@ -28,11 +29,11 @@ enum class Activation : int64_t { kIdentity, kRelu, kGelu, kGeluTanh, kSilu, kTa
 
 struct Identity {
   static constexpr bool kFromOutput = true;
-  template <class T>
+  template <class Arith = Exact, class T>
   static TC_HD T value(T z) {
     return z;
   }
-  template <int Order, class T>
+  template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T) {
     return Order == 1 ? c : T(0);
   }
@@ -41,11 +42,11 @@ struct Identity {
 // f = max(z, 0). A selection, so that an infinite c gives 0 where the unit is off.
 struct Relu {
   static constexpr bool kFromOutput = true;
-  template <class T>
+  template <class Arith = Exact, class T>
   static TC_HD T value(T z) {
     return z < T(0) ? T(0) : z;
   }
-  template <int Order, class T>
+  template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T a) {
     return Order == 1 && !(a <= T(0)) ? c : T(0);
   }
@@ -54,14 +55,14 @@ struct Relu {
 // f = z Phi(z);  f' = Phi + z phi;  f'' = (2 - z^2) phi.
 struct Gelu {
   static constexpr bool kFromOutput = false;
-  template <class T>
+  template <class Arith = Exact, class T>
   static TC_HD T value(T z) {
-    return z * normal(z).cdf;
+    return z * normal<Arith>(z).cdf;
   }
-  template <int Order, class T>
+  template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T z) {
     if constexpr (Order == 2) z = within_reach(z);
-    const auto [cdf, pdf] = normal(z);
+    const auto [cdf, pdf] = normal<Arith>(z);
     return c * (Order == 1 ? cdf + z * pdf : (T(2) - z * z) * pdf);
   }
 };
@@ -72,22 +73,21 @@ struct GeluTanh {
   static constexpr bool kFromOutput = false;
   static constexpr double kScale = 0.79788456080286536;
   static constexpr double kCubic = 0.044715;
-  template <class T>
-  static TC_HD T inner_tanh(T z) {
-    return tanh(T(kScale) * (z + T(kCubic) * z * z * z));
+  template <class Arith, class T>
+  static TC_HD TanhParts<T> inner_tanh(T z) {
+    return tanh_parts<Arith>(T(kScale) * (z + T(kCubic) * z * z * z));
   }
-  template <class T>
+  template <class Arith = Exact, class T>
   static TC_HD T value(T z) {
-    return T(0.5) * z * (T(1) + inner_tanh(z));
+    return T(0.5) * z * inner_tanh<Arith>(z).one_plus;
   }
-  template <int Order, class T>
+  template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T z) {
     z = within_reach(z);
-    const T t = inner_tanh(z);
-    const T sech2 = T(1) - t * t;
+    const auto [t, one_plus, sech2] = inner_tanh<Arith>(z);
     const T dw = T(kScale) * (T(1) + T(3 * kCubic) * z * z);
     if constexpr (Order == 1) {
-      return c * T(0.5) * (T(1) + t + z * sech2 * dw);
+      return c * T(0.5) * (one_plus + z * sech2 * dw);
     } else {
       const T ddw = T(6 * kScale * kCubic) * z;
       return c * sech2 * (dw + T(0.5) * z * (ddw - T(2) * t * dw * dw));
@@ -98,14 +98,13 @@ struct GeluTanh {
 // f = z s,  s = sigmoid(z);  f' = s (1 + z (1 - s));  f'' = s (1 - s) (2 + z (1 - 2 s)).
 struct Silu {
   static constexpr bool kFromOutput = false;
-  template <class T>
+  template <class Arith = Exact, class T>
   static TC_HD T value(T z) {
-    return z * sigmoid(z);
+    return z * sigmoid<Arith>(z);
   }
-  template <int Order, class T>
+  template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T z) {
-    const T s = sigmoid(z);
-    const T r = T(1) - s;
+    const auto [s, r] = logistic<Arith>(z);
     return c * s * (Order == 1 ? T(1) + z * r : r * (T(2) + z * (r - s)));
   }
 };
@@ -113,11 +112,11 @@ struct Silu {
 // a = tanh z;  F_1 = 1 - a^2;  F_2 = -2 a.
 struct Tanh {
   static constexpr bool kFromOutput = true;
-  template <class T>
+  template <class Arith = Exact, class T>
   static TC_HD T value(T z) {
-    return tanh(z);
+    return tanh<Arith>(z);
   }
-  template <int Order, class T>
+  template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T a) {
     return c * (Order == 1 ? T(1) - a * a : T(-2) * a);
   }
@@ -126,11 +125,11 @@ struct Tanh {
 // a = 1 / (1 + e^-z);  F_1 = a (1 - a);  F_2 = 1 - 2 a.
 struct Sigmoid {
   static constexpr bool kFromOutput = true;
-  template <class T>
+  template <class Arith = Exact, class T>
   static TC_HD T value(T z) {
-    return sigmoid(z);
+    return sigmoid<Arith>(z);
   }
-  template <int Order, class T>
+  template <int Order, class Arith = Exact, class T>
   static TC_HD T d(T c, T a) {
     return c * (Order == 1 ? a * (T(1) - a) : T(1) - T(2) * a);
   }
@@ -139,9 +138,9 @@ struct Sigmoid {
 // u = a, told from y = scale a, which was rounded to T. Of a saturated unit u would be near the
 // limit instead of on it, and its derivative a constant of either sign instead of 0: so where F_1
 // of the rounded u is 0, that is u.
-template <class Act, class T, class Op>
+template <class Act, class T, class Arith = Exact, class Op>
 TC_HD Op unscaled(Op y, Op scale) {
-  const Op u = y / scale, rounded = static_cast<Op>(static_cast<T>(u));
+  const Op u = Arith::divide(y, scale), rounded = static_cast<Op>(static_cast<T>(u));
   return Act::template d<1>(Op(1), rounded) == Op(0) ? rounded : u;
 }
 

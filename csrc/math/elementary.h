@@ -11,6 +11,9 @@
 // exp, tanh, sigmoid and the normal distribution. In float they are branch-free, so that a loop
 // over them vectorises, and accurate to a few units in the last place; in double they are the
 // library's. NaN goes in and comes out; infinities give the limits.
+//
+// An Arith says how the float formulas take exp and divide: Exact below, or for results that are
+// rounded to 16 bits whatever is accurate enough for them (cuda/approximate.cuh).
 namespace torchcalc::math {
 
 template <class T>
@@ -44,13 +47,26 @@ TC_HD float exp(float x) {
 
 TC_HD double exp(double x) { return ::exp(x); }
 
-template <class T>
+struct Exact {
+  static constexpr bool kExact = true;
+  template <class T>
+  static TC_HD T exp(T x) {
+    return math::exp(x);
+  }
+  template <class T>
+  static TC_HD T divide(T x, T y) {
+    return x / y;
+  }
+};
+
+template <class Arith = Exact, class T>
 TC_HD T sigmoid(T x) {
-  return T(1) / (T(1) + exp(-x));
+  return Arith::divide(T(1), T(1) + Arith::exp(-x));
 }
 
 // x + x^3 P(x^2) near 0, a minimax fit; 1 - 2 / (e^2|x| + 1) elsewhere. Within 0.95 units in the
 // last place.
+template <class Arith = Exact>
 TC_HD float tanh(float x) {
   const float magnitude = std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0x7fffffffu);
   const float s = x * x;
@@ -58,15 +74,55 @@ TC_HD float tanh(float x) {
       x + x * s *
               polynomial(s, -0.3333329543f, 0.1333234453f, -0.05387979997f, 0.02148664957f,
                          -0.007946094517f, 0.002301355813f, -0.0003584494604f);
-  const float e = exp(2.0f * (magnitude > 10.0f ? 10.0f : magnitude));  // tanh 10 rounds to 1
-  const float sum = e + 1.0f, lost = e - (sum - 1.0f);  // what rounding took from sum
-  const float r = 1.0f / sum, q = 2.0f * r;
+  const float e =
+      Arith::exp(2.0f * (magnitude > 10.0f ? 10.0f : magnitude));  // tanh 10 rounds to 1
+  const float sum = e + 1.0f;
+  const float r = Arith::divide(1.0f, sum), q = 2.0f * r;
+  const float lost = Arith::kExact ? e - (sum - 1.0f) : 0.0f;  // what rounding took from sum
   const float far = 1.0f - (q - q * (lost * r));
   const float signed_far = x < 0.0f ? -far : far;
   return magnitude < 1.0f ? near_zero : signed_far;
 }
 
-TC_HD double tanh(double x) { return ::tanh(x); }
+template <class Arith = Exact>
+TC_HD double tanh(double x) {
+  return ::tanh(x);
+}
+
+// s = sigmoid(x) and r = 1 - s, where s is near 1 as well.
+template <class T>
+struct Logistic {
+  T s, r;
+};
+
+template <class Arith = Exact, class T>
+TC_HD Logistic<T> logistic(T x) {
+  if constexpr (Arith::kExact) {
+    const T s = sigmoid(x);
+    return {s, T(1) - s};
+  } else {
+    // 1 - s would be the error of s. Where e^-x is infinite, s is 0 and r anything but NaN.
+    const T e = Arith::exp(-x), s = Arith::divide(T(1), T(1) + e), r = e * s;
+    return {s, r < T(1) ? r : T(1)};
+  }
+}
+
+// t = tanh x, 1 + t and sech^2 x = 1 - t^2.
+template <class T>
+struct TanhParts {
+  T t, one_plus, sech2;
+};
+
+template <class Arith = Exact, class T>
+TC_HD TanhParts<T> tanh_parts(T x) {
+  if constexpr (Arith::kExact) {
+    const T t = tanh(x);
+    return {t, T(1) + t, T(1) - t * t};
+  } else {
+    const auto [s, r] = logistic<Arith>(T(2) * x);
+    return {s - r, T(2) * s, T(4) * s * r};
+  }
+}
 
 // The standard normal distribution: cdf = P(Z <= z), pdf = exp(-z^2 / 2) / sqrt(2 pi).
 template <class T>
@@ -75,13 +131,15 @@ struct Normal {
   T pdf;
 };
 
+template <class Arith = Exact>
 TC_HD Normal<float> normal(float z) {
   const float magnitude = std::bit_cast<float>(std::bit_cast<uint32_t>(z) & 0x7fffffffu);
-  // Beyond |z| = 12.6 it is below 1e-34: 0, because arithmetic on subnormal numbers is slow.
+  // Beyond |z| = 12.6 it is below 1e-34: 0, because arithmetic on subnormal numbers is slow on a
+  // CPU.
   const float exponent = -0.5f * z * z;
-  const float e = exponent < -80.0f ? 0.0f : exp(exponent);
+  const float e = Arith::kExact && exponent < -80.0f ? 0.0f : Arith::exp(exponent);
   // P(Z > |z|) = e * t * polynomial(t), t = 1 / (1 + 0.35 |z|): a minimax fit, 3e-8 relative error.
-  const float t = 1.0f / (1.0f + 0.35f * magnitude);
+  const float t = Arith::divide(1.0f, 1.0f + 0.35f * magnitude);
   const float tail =
       e * t *
       polynomial(t, 0.1396213068f, 0.1398635154f, 0.1198212879f, 0.1055525015f, -0.02321235211f,
@@ -89,6 +147,7 @@ TC_HD Normal<float> normal(float z) {
   return {z < 0.0f ? tail : 1.0f - tail, 0.3989422804f * e};
 }
 
+template <class Arith = Exact>
 TC_HD Normal<double> normal(double z) {
   return {0.5 * ::erfc(-0.70710678118654752 * z), 0.39894228040143268 * ::exp(-0.5 * z * z)};
 }

@@ -20,12 +20,23 @@ struct Words4 {
   uint32_t w[4];
 };
 
+// a b in 64 bits. nvcc widens a first and then adds a product of zeros, unless told not to.
+TC_HD uint64_t wide_product(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  uint64_t product;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+  return product;
+#else
+  return uint64_t{a} * b;
+#endif
+}
+
 TC_HD Words4 philox4x32_10(Words4 counter, uint32_t key0, uint32_t key1) {
   uint32_t c0 = counter.w[0], c1 = counter.w[1], c2 = counter.w[2], c3 = counter.w[3];
   TC_UNROLL
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
-    const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
+    const uint64_t p0 = wide_product(c0, 0xD2511F53u);
+    const uint64_t p1 = wide_product(c2, 0xCD9E8D57u);
     c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ key0;
     c1 = static_cast<uint32_t>(p1);
     c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ key1;

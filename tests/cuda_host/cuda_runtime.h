@@ -24,6 +24,10 @@ struct dim3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+struct alignas(8) [[gnu::may_alias]] uint2 {
+  uint32_t x, y;
+};
+
 struct alignas(16) [[gnu::may_alias]] uint4 {
   uint32_t x, y, z, w;
 };
