@@ -164,11 +164,9 @@ def test_planted_fault_is_noticed(name):
     assert re.search(fault.message, done.stdout), done.stdout
 
 
-@pytest.mark.parametrize(
-    ("sanitizer", "family"), sorted({(f.sanitizer, f.family) for f in FAULTS.values()})
-)
-def test_without_the_fault_it_is_silent(sanitizer, family):
-    done = run(sanitizer, family, f"right_{family}", {})
+@pytest.mark.parametrize("family", ["dropout", "linear_act"])
+def test_without_a_fault_they_pass(family):
+    done = run("none", family, f"right {family}", {})
     assert done.returncode == 0, done.stdout
     assert re.search(r"[1-9]\d* passed", done.stdout), done.stdout
     assert re.search(r"[1-9]\d* launches", done.stdout), done.stdout

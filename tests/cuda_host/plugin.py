@@ -61,10 +61,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# In the many modes of derivation and transformation, one activation that is differentiated by its
+# output and one by its input stand for the others, which have kernels of the same make.
+MODES = ("test_derivatives", "test_transforms", "test_tracing", "test_mutation")
+ALIKE = re.compile(r"linear_act\[(identity|gelu_tanh|silu|tanh|sigmoid)\]")
+OF_EACH = ("test_gradcheck", "test_gradgradcheck", "test_forward_ad")
+
+
+def is_left_out(item: pytest.Item) -> bool:
+    if item.get_closest_marker("no_kernels") or item.get_closest_marker("slow"):
+        return True
+    module, _, name = item.nodeid.rpartition("/")[2].partition(".py::")
+    return module in MODES and name.partition("[")[0] not in OF_EACH and bool(ALIKE.search(name))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    hidden = [item for item in items if item.get_closest_marker("no_kernels")]
+    hidden = list(filter(is_left_out, items))
     config.hook.pytest_deselected(items=hidden)
-    items[:] = [item for item in items if item not in hidden]
+    items[:] = [item for item in items if not is_left_out(item)]
 
 
 @pytest.hookimpl(trylast=True)
