@@ -50,7 +50,7 @@ def test_what_is_missing_is_said_and_nothing_runs(run, monkeypatch, missing):
     needed, _, lost = text.partition("Not here, and not needed:")
     assert needed.startswith("Missing:\n")
     assert f"\n  {missing} " in needed
-    assert missing not in lost
+    assert f"\n  {missing} " not in lost
     assert not out.exists()
 
 
@@ -234,9 +234,21 @@ def test_all_tests_run_whatever_one_does(monkeypatch, toys):
     assert names == ["test_wrong", "test_crash", "test_hang", lost, "test_with_the_gpu"]
     assert result.lines[0].endswith("::test_wrong: assert (1 + 1) == 3")
     assert "ended its process, exit status 11" in result.lines[1]
-    assert "test_hang" in (toys / "tests-cuda.hang.txt").read_text()
+    assert "test_hang" in (toys / "tests-cuda-0-of-1.hang.txt").read_text()
     assert result.lines[-1] == "  1 skipped: could not import 'x': No module named 'x'"
     assert "too late" in (toys / "tests-cuda.failures.txt").read_text()
+
+
+def test_files_are_shared_out(toys, monkeypatch):
+    """Each runs once, a fixture of a module with it; more lots than files do no harm."""
+    monkeypatch.setattr(tests.os, "cpu_count", lambda: 3)
+    for name, count in (("toys", 3), ("more", 2)):
+        functions = [f"def test_{k}(): pass\n" for k in range(count)]
+        (toys / f"test_{name}.py").write_text("".join(functions))
+    result = tests.run(toys, "not cuda", 60.0, (str(toys),))
+    assert (result.status, result.text) == (OK, "5 passed, 0 failed, 0 skipped")
+    lots = [path.read_text().count('"passed"') for path in sorted(toys.glob("*.jsonl"))]
+    assert lots == [3, 2, 0]
 
 
 def test_tests_that_are_cut_off(toys):

@@ -121,7 +121,8 @@ def probe() -> dict[str, Any]:
         return facts | {"why": "torch did not answer within 60 s"}
     except subprocess.CalledProcessError as error:
         return facts | {"why": last_line(error.stderr)}
-    return facts | json.loads(last_line(done.stdout))
+    facts.update(json.loads(last_line(done.stdout)))
+    return facts
 
 
 def archs(facts: dict[str, Any]) -> str:

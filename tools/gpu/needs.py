@@ -27,14 +27,13 @@ REQUIRED = {  # package -> the oldest version that does, and what it is for
 }
 OPTIONAL = {  # package -> what is lost without it
     "pytest-timeout": "a test that hangs ends its process, not only itself",
-    "pytest-xdist": "the tests on the CPU use one core",
     "hypothesis": "the tests with values that nobody thought of are skipped",
     "scikit-learn": "the tests of the demo and of the optimizers' solutions are skipped",
     "matplotlib": "no pictures of the benchmarks; the tests of them and of the demo are skipped",
     "rich": "plain tables; the tests of the demo are skipped",
 }
 FOR_GPU = {"triton": "torch.compile fails on the GPU: in its tests, and beside the benchmarks"}
-MODULES = {"scikit-learn": "sklearn", "pytest-xdist": "xdist"}
+MODULES = {"scikit-learn": "sklearn"}
 
 
 class Missing(NamedTuple):
