@@ -181,7 +181,14 @@ def test_time_limit(monkeypatch, tmp_path):
         time.sleep(0.1)
     assert not is_running(int(pid.read_text()))
     result = execute.outcome(None, log, 1.0, "")
-    assert (result.status, result.text) == (FAILED, "longer than 1 s; log ends: started")
+    assert (result.status, result.text) == (FAILED, "longer than 1 s; log says: started")
+
+
+def test_a_compiler_error_is_what_is_shown(tmp_path):
+    log = tmp_path / "build.log"
+    log.write_text("a.cpp:1: error: no such name\nb.cpp: error: too\nninja: build stopped\n")
+    result = execute.outcome(1, log, 1.0, "")
+    assert result.text == "exit status 1; build.log says: a.cpp:1: error: no such name"
 
 
 def is_running(pid: int) -> bool:

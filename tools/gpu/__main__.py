@@ -136,10 +136,10 @@ def archs(facts: dict[str, Any]) -> str:
 
 
 def all_parts(out: Path, facts: dict[str, Any]) -> list[Part]:
-    no_gpu = None if facts["gpus"] else f"no GPU: {facts['why']}"
+    no_gpu = None if facts["gpus"] else "no GPU"
     sanitizer = needs.compute_sanitizer()
     no_sanitizer = no_gpu or (None if sanitizer else "there is no compute-sanitizer")
-    no_nvcc = next((missing.why for missing in needs.missing_nvcc()), None)
+    no_nvcc = next((missing.why.partition(": ")[2] for missing in needs.missing_nvcc()), None)
     cpu, cuda = "build for the CPU", "build for CUDA"
     if no_gpu:
         bench = Part("benchmarks, dry", 60, partial(parts.dry_benchmarks, out), needs=cpu)

@@ -69,7 +69,13 @@ def outcome(code: int | None, log: Path, limit: float, text: str) -> Result:
     if code == 0:
         return Result(OK, text)
     reason = f"longer than {limit:.0f} s" if code is None else f"exit status {code}"
-    return Result(FAILED, f"{reason}; {log.name} ends: {last_line(log.read_text())}")
+    return Result(FAILED, f"{reason}; {log.name} says: {telling_line(log.read_text())}")
+
+
+def telling_line(text: str) -> str:
+    """The first that a compiler calls an error, else the last."""
+    errors = (line.strip() for line in text.splitlines() if " error: " in line)
+    return next(errors, last_line(text))[:200]
 
 
 def last_line(text: str) -> str:
