@@ -25,6 +25,7 @@ def run(monkeypatch, tmp_path, capsys):
     """main() in an empty checkout with these parts; its exit status, its output and its folder."""
     (tmp_path / "torchcalc").mkdir()
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(needs, "missing_nvcc", list)
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     monkeypatch.setenv("TORCHCALC_CUDA", "")
 
