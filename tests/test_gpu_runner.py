@@ -27,7 +27,6 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     monkeypatch.setattr(needs, "missing_nvcc", list)
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    monkeypatch.setenv("TORCHCALC_CUDA", "")
 
     def run(facts, wanted=(), out=tmp_path / "out"):
         monkeypatch.setattr(gpu, "probe", lambda: dict(facts))
@@ -68,10 +67,17 @@ def test_too_old_is_missing(monkeypatch):
     assert "(here: " in old.why
 
 
+def test_a_torch_that_is_too_old(monkeypatch):
+    def find_torch():
+        raise needs.BuildError("torch 2.9 is too old")
+
+    monkeypatch.setattr(needs.build_support, "find_torch", find_torch)
+    assert "torch 2.9 is too old" in dict(needs.required(gpu=True))["nvcc"]
+
+
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_nvcc_is_needed_on_a_gpu_machine(monkeypatch, on_gpu):
     monkeypatch.setenv("CUDA_HOME", "/nonexistent")
-    monkeypatch.setenv("TORCHCALC_CUDA", "")
     monkeypatch.setattr(needs.build_support, "find_torch", lambda: needs.Torch(Path(), "13.0"))
     where = needs.required if on_gpu else needs.optional
     assert "no /nonexistent/bin/nvcc" in dict(where(on_gpu))["nvcc"]

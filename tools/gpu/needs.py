@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import build_support
 from build_support import BuildError, Torch
@@ -56,9 +57,12 @@ def required(gpu: bool) -> list[Missing]:
 
 
 def missing_nvcc() -> list[Missing]:
-    os.environ["TORCHCALC_CUDA"] = "1"
-    torch = build_support.find_torch() if is_installed("torch") else Torch(Path(), None)
-    return not_found("nvcc", lambda: build_support.find_nvcc(torch), "compiles the CUDA kernels")
+    def find() -> object:
+        torch = build_support.find_torch() if is_installed("torch") else Torch(Path(), None)
+        return build_support.find_nvcc(torch)
+
+    with patch.dict(os.environ, TORCHCALC_CUDA="1"):  # else that there is none is no error
+        return not_found("nvcc", find, "compiles the CUDA kernels")
 
 
 def optional(gpu: bool) -> list[Missing]:
