@@ -273,6 +273,11 @@ def test_tests_that_are_cut_off(toys):
     assert result.text.endswith("::test_hang")
 
 
+def test_nothing_but_skipped_tests_prove_nothing(toys):
+    result = tests.run(toys, "cuda", 60.0, (str(toys), "-k", "after_hang"))
+    assert (result.status, result.data["counts"]) == (FAILED, {"skipped": 1})
+
+
 def test_tests_that_cannot_be_collected(toys):
     (toys / "test_toys.py").write_text("import nothing_of_that_name")
     result = tests.run(toys, "cuda", 60.0, (str(toys),))
