@@ -28,10 +28,10 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(needs, "missing_nvcc", list)
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
 
-    def run(facts, wanted=(), out=tmp_path / "out"):
+    def run(facts, wanted=(), out=tmp_path / "out", options=()):
         monkeypatch.setattr(gpu, "probe", lambda: dict(facts))
         monkeypatch.setattr(gpu, "all_parts", lambda out, facts: list(wanted))
-        return gpu.main(["--out", str(out)]), capsys.readouterr().out, out
+        return gpu.main(["--out", str(out), *options]), capsys.readouterr().out, out
 
     return run
 
@@ -148,6 +148,13 @@ def test_later_parts_keep_their_share_of_the_time():
 def test_shares_are_what_there_is():
     names = {p.name: p.share for p in gpu.all_parts(Path(), H100)}
     assert sum(names.values()) == gpu.LIMIT
+
+
+def test_shares_of_half_the_limit(run):
+    limits = []
+    half = str(gpu.LIMIT / 2)
+    run(H100, [part("a", limits=limits), part("b", share=100)], options=("--limit", half))
+    assert limits == [pytest.approx(gpu.LIMIT / 2 - 50, abs=2)]
 
 
 def test_archs():
