@@ -147,17 +147,17 @@ def all_parts(out: Path, facts: dict[str, Any]) -> list[Part]:
     if no_gpu:
         bench = Part("benchmarks, dry", 60, partial(parts.dry_benchmarks, out), needs=cpu)
     else:
-        bench = Part("benchmarks", 110, partial(parts.benchmarks, out), needs=cuda)
+        bench = Part("benchmarks", 90, partial(parts.benchmarks, out), needs=cuda)
     return [
-        Part(cpu, 60, partial(parts.build, out, "_C", "0")),
+        Part(cpu, 120, partial(parts.build, out, "_C", "0")),
         Part(cuda, 150, partial(parts.build, out, "_cuda", "1"), no_nvcc, cpu),
-        Part("tests on the GPU", 120, partial(tests.run, out, "cuda"), no_gpu, cuda),
+        Part("tests on the GPU", 100, partial(tests.run, out, "cuda"), no_gpu, cuda),
         bench,
         *(
-            Part(tool, 20, partial(parts.sanitize, out, str(sanitizer), tool), no_sanitizer, cuda)
+            Part(tool, 15, partial(parts.sanitize, out, str(sanitizer), tool), no_sanitizer, cuda)
             for tool in ("memcheck", "racecheck", "initcheck")
         ),
-        Part("tests on the CPU", 80, partial(tests.run, out, "not cuda"), needs=cpu),
+        Part("tests on the CPU", 75, partial(tests.run, out, "not cuda"), needs=cpu),
     ]
 
 
