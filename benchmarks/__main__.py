@@ -128,7 +128,7 @@ def argument_parser() -> argparse.ArgumentParser:
         choices=["cpu", "cuda"],
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="cuda: GPU time between events, the L2 cache flushed, beside "
-        "torch.compile(mode='max-autotune'); default: cuda where there is a GPU",
+        "torch.compile(mode='max-autotune-no-cudagraphs'); default: cuda where there is a GPU",
     )
     parser.add_argument(
         "--dry",

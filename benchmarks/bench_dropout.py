@@ -28,7 +28,7 @@ def tasks(config: Config) -> list[Task]:
 
 
 def forward(config: Config, dtype: torch.dtype) -> Row:
-    (x,) = config.static(config.tensor(size(config), dtype=dtype))
+    x = config.tensor(size(config), dtype=dtype)
     contenders: dict[str, Run] = {"x.clone()": x.clone}
     for name, drop in implementations(config).items():
         contenders[name] = partial(drop, x, P)
@@ -44,7 +44,7 @@ def forward(config: Config, dtype: torch.dtype) -> Row:
 
 
 def forward_backward(config: Config, dtype: torch.dtype) -> Row:
-    (x,) = config.static(config.tensor(size(config), dtype=dtype).requires_grad_())
+    x = config.tensor(size(config), dtype=dtype).requires_grad_()
     grad = torch.randn_like(x)
     contenders: dict[str, Run] = {"two clones": lambda: (x.detach().clone(), grad.clone())}
     for name, drop in implementations(config).items():

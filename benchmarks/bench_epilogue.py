@@ -36,11 +36,8 @@ def tasks(config: Config) -> list[Task]:
 
 
 def forward(config: Config, activation: str, p: float, name: str) -> Row:
-    x, weight, bias = config.static(
-        config.tensor(size(config), FEATURES, dtype=DTYPE),
-        config.tensor(size(config), FEATURES, dtype=DTYPE),
-        config.tensor(size(config), dtype=DTYPE),
-    )
+    x, weight = (config.tensor(size(config), FEATURES, dtype=DTYPE) for _ in range(2))
+    bias = config.tensor(size(config), dtype=DTYPE)
 
     def eager(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y = EAGER[activation](F.linear(x, weight, bias))
@@ -55,11 +52,8 @@ def forward(config: Config, activation: str, p: float, name: str) -> Row:
 
 
 def backward(config: Config, name: str) -> Row:
-    grad, z, mask = config.static(
-        config.tensor(size(config), size(config), dtype=DTYPE),
-        config.tensor(size(config), size(config), dtype=DTYPE),
-        torch.rand(size(config), size(config), device=config.device) >= P,
-    )
+    grad, z = (config.tensor(size(config), size(config), dtype=DTYPE) for _ in range(2))
+    mask = torch.rand_like(z) >= P
 
     def eager(grad: Tensor, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         undropped = torch.ops.aten.native_dropout_backward(grad, mask, 1 / (1 - P))

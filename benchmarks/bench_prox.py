@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,13 +12,12 @@ from benchmarks.harness import Config, Roof, Row, Run, Task, dtype_name, size_na
 from torchcalc.functional import prox_elastic_net, soft_threshold
 
 LAM = 0.5
-ELASTIC_NET = "elastic net, learned strengths, backward"
 
 
 def tasks(config: Config) -> list[Task]:
     tasks = [
         Task("soft threshold, forward", partial(forward, config, torch.float32)),
-        Task(ELASTIC_NET, partial(backward, config)),
+        Task("elastic net, learned strengths, backward", partial(backward, config)),
     ]
     if config.gpu is not None:
         half = partial(forward, config, torch.bfloat16)
@@ -28,7 +26,7 @@ def tasks(config: Config) -> list[Task]:
 
 
 def forward(config: Config, dtype: torch.dtype) -> Row:
-    (x,) = config.static(config.tensor(size(config), dtype=dtype))
+    x = config.tensor(size(config), dtype=dtype)
     implementations = {**config.with_compiled(F.softshrink), "torchcalc": soft_threshold}
     contenders: dict[str, Run] = {"x.clone()": x.clone}
     for name, shrink in implementations.items():
@@ -49,38 +47,26 @@ def elastic_net(x: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
 
 
 def backward(config: Config) -> Row:
-    """Three gradients out of four tensors: seven passes, where a copy has two.
-
-    On a GPU with the forward's four: a backward alone cannot be repeated under CUDA graphs.
-    """
+    """Three gradients out of four tensors: seven passes, where a copy has two."""
     x = config.tensor(size(config))
-    inputs = config.static(x, *(torch.full_like(x, LAM) for _ in range(2)))
+    inputs = [x, *(torch.full_like(x, LAM) for _ in range(2))]
     for t in inputs:
         t.requires_grad_()
     grad = torch.randn_like(x)
     implementations = {**config.with_compiled(elastic_net), "torchcalc": prox_elastic_net}
     contenders: dict[str, Run] = {"x.clone()": x.detach().clone}
     for name, prox in implementations.items():
-        if config.gpu is None:
-            contenders[name] = partial(
-                torch.autograd.grad, prox(*inputs), inputs, grad, retain_graph=True
-            )
-        else:
-            contenders[name] = partial(gradients, prox, inputs, grad)
+        contenders[name] = partial(
+            torch.autograd.grad, prox(*inputs), inputs, grad, retain_graph=True
+        )
     return config.compare(
-        ELASTIC_NET if config.gpu is None else ELASTIC_NET.replace("back", "forward + back"),
+        "elastic net, learned strengths, backward",
         size_name(x.numel()),
         "float32",
         contenders,
         baseline="x.clone()",
-        roof=Roof("x.clone()", 2 * x.nbytes, "GB/s", (7 if config.gpu is None else 11) * x.nbytes),
+        roof=Roof("x.clone()", 2 * x.nbytes, "GB/s", 7 * x.nbytes),
     )
-
-
-def gradients(
-    prox: Callable[..., Tensor], inputs: tuple[Tensor, ...], grad: Tensor
-) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(prox(*inputs), inputs, grad)
 
 
 def size(config: Config) -> int:

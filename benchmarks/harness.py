@@ -176,23 +176,12 @@ class Config:
         return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def with_compiled(self, eager: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
-        """``eager``, and unless that is turned off the same under torch.compile.
-
-        For a GPU with mode="max-autotune"; that copies inputs that are not :meth:`static`.
-        """
+        """``eager``, and unless that is turned off the same under torch.compile."""
         if not self.compile:
             return {"eager": eager}
-        torch.compiler.reset()  # the CUDA graphs of earlier rows hold memory
         if self.gpu is None:
             return {"eager": eager, "torch.compile": torch.compile(eager, dynamic=False)}
         return {"eager": eager, "torch.compile": self.gpu.compile(eager)}
-
-    def static(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The tensors, marked as staying where they are."""
-        if self.compile and self.gpu is not None:
-            for t in tensors:
-                torch._dynamo.mark_static_address(t)
-        return tensors
 
     def bound(self, must: float, aim: float) -> Bound | None:
         """A bound on a time; those hold for full sizes on a CPU."""

@@ -25,13 +25,13 @@ def run(monkeypatch, tmp_path, capsys):
     """main() in an empty checkout with these parts; its exit status, its output and its folder."""
     (tmp_path / "torchcalc").mkdir()
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(needs, "missing_nvcc", list)
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    monkeypatch.setenv("TORCHCALC_CUDA", "")
 
-    def run(facts, wanted=(), out=tmp_path / "out"):
+    def run(facts, wanted=(), out=tmp_path / "out", options=()):
         monkeypatch.setattr(gpu, "probe", lambda: dict(facts))
         monkeypatch.setattr(gpu, "all_parts", lambda out, facts: list(wanted))
-        return gpu.main(["--out", str(out)]), capsys.readouterr().out, out
+        return gpu.main(["--out", str(out), *options]), capsys.readouterr().out, out
 
     return run
 
@@ -50,7 +50,7 @@ def test_what_is_missing_is_said_and_nothing_runs(run, monkeypatch, missing):
     needed, _, lost = text.partition("Not here, and not needed:")
     assert needed.startswith("Missing:\n")
     assert f"\n  {missing} " in needed
-    assert missing not in lost
+    assert f"\n  {missing} " not in lost
     assert not out.exists()
 
 
@@ -67,10 +67,17 @@ def test_too_old_is_missing(monkeypatch):
     assert "(here: " in old.why
 
 
+def test_a_torch_that_is_too_old(monkeypatch):
+    def find_torch():
+        raise needs.BuildError("torch 2.9 is too old")
+
+    monkeypatch.setattr(needs.build_support, "find_torch", find_torch)
+    assert "torch 2.9 is too old" in dict(needs.required(gpu=True))["nvcc"]
+
+
 @pytest.mark.parametrize("on_gpu", [True, False])
 def test_nvcc_is_needed_on_a_gpu_machine(monkeypatch, on_gpu):
     monkeypatch.setenv("CUDA_HOME", "/nonexistent")
-    monkeypatch.setenv("TORCHCALC_CUDA", "")
     monkeypatch.setattr(needs.build_support, "find_torch", lambda: needs.Torch(Path(), "13.0"))
     where = needs.required if on_gpu else needs.optional
     assert "no /nonexistent/bin/nvcc" in dict(where(on_gpu))["nvcc"]
@@ -143,6 +150,13 @@ def test_shares_are_what_there_is():
     assert sum(names.values()) == gpu.LIMIT
 
 
+def test_shares_of_half_the_limit(run):
+    limits = []
+    half = str(gpu.LIMIT / 2)
+    run(H100, [part("a", limits=limits), part("b", share=100)], options=("--limit", half))
+    assert limits == [pytest.approx(gpu.LIMIT / 2 - 50, abs=2)]
+
+
 def test_archs():
     assert gpu.archs({"gpus": ["H100"] * 8, "archs": ["9.0"] * 8}) == "9.0a"
     assert gpu.archs({"gpus": ["T4"], "archs": ["7.5"]}) == gpu.DEFAULT_ARCHS
@@ -181,7 +195,14 @@ def test_time_limit(monkeypatch, tmp_path):
         time.sleep(0.1)
     assert not is_running(int(pid.read_text()))
     result = execute.outcome(None, log, 1.0, "")
-    assert (result.status, result.text) == (FAILED, "longer than 1 s; log ends: started")
+    assert (result.status, result.text) == (FAILED, "longer than 1 s; log says: started")
+
+
+def test_a_compiler_error_is_what_is_shown(tmp_path):
+    log = tmp_path / "build.log"
+    log.write_text("a.cpp:1: error: no such name\nb.cpp: error: too\nninja: build stopped\n")
+    result = execute.outcome(1, log, 1.0, "")
+    assert result.text == "exit status 1; build.log says: a.cpp:1: error: no such name"
 
 
 def is_running(pid: int) -> bool:
@@ -234,9 +255,21 @@ def test_all_tests_run_whatever_one_does(monkeypatch, toys):
     assert names == ["test_wrong", "test_crash", "test_hang", lost, "test_with_the_gpu"]
     assert result.lines[0].endswith("::test_wrong: assert (1 + 1) == 3")
     assert "ended its process, exit status 11" in result.lines[1]
-    assert "test_hang" in (toys / "tests-cuda.hang.txt").read_text()
+    assert "test_hang" in (toys / "tests-cuda-0-of-1.hang.txt").read_text()
     assert result.lines[-1] == "  1 skipped: could not import 'x': No module named 'x'"
     assert "too late" in (toys / "tests-cuda.failures.txt").read_text()
+
+
+def test_files_are_shared_out(toys, monkeypatch):
+    """Each runs once, a fixture of a module with it; more lots than files do no harm."""
+    monkeypatch.setattr(tests.os, "cpu_count", lambda: 3)
+    for name, count in (("toys", 3), ("more", 2)):
+        functions = [f"def test_{k}(): pass\n" for k in range(count)]
+        (toys / f"test_{name}.py").write_text("".join(functions))
+    result = tests.run(toys, "not cuda", 60.0, (str(toys),))
+    assert (result.status, result.text) == (OK, "5 passed, 0 failed, 0 skipped")
+    lots = [path.read_text().count('"passed"') for path in sorted(toys.glob("*.jsonl"))]
+    assert lots == [3, 2, 0]
 
 
 def test_tests_that_are_cut_off(toys):
@@ -245,6 +278,11 @@ def test_tests_that_are_cut_off(toys):
     assert result.status == FAILED
     assert result.text.startswith("1 passed, 0 failed, 0 skipped; cut off after 4 s, in ")
     assert result.text.endswith("::test_hang")
+
+
+def test_nothing_but_skipped_tests_prove_nothing(toys):
+    result = tests.run(toys, "cuda", 60.0, (str(toys), "-k", "after_hang"))
+    assert (result.status, result.data["counts"]) == (FAILED, {"skipped": 1})
 
 
 def test_tests_that_cannot_be_collected(toys):

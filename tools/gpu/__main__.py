@@ -82,7 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
         library.unlink()  # so that none of an earlier build can be tested
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", archs(facts))
     facts["commit"] = commit()
-    results = run_parts(all_parts(out.resolve(), facts), start + args.limit)
+    wanted = all_parts(out.resolve(), facts)
+    for part in wanted:
+        part.share *= args.limit / LIMIT
+    results = run_parts(wanted, start + args.limit)
     write_summary(out, facts, results, time.monotonic() - start)
     if any(result.status == FAILED for _, _, result in results):
         return 1
@@ -121,7 +124,8 @@ def probe() -> dict[str, Any]:
         return facts | {"why": "torch did not answer within 60 s"}
     except subprocess.CalledProcessError as error:
         return facts | {"why": last_line(error.stderr)}
-    return facts | json.loads(last_line(done.stdout))
+    facts.update(json.loads(last_line(done.stdout)))
+    return facts
 
 
 def archs(facts: dict[str, Any]) -> str:
@@ -135,25 +139,25 @@ def archs(facts: dict[str, Any]) -> str:
 
 
 def all_parts(out: Path, facts: dict[str, Any]) -> list[Part]:
-    no_gpu = None if facts["gpus"] else f"no GPU: {facts['why']}"
+    no_gpu = None if facts["gpus"] else "no GPU"
     sanitizer = needs.compute_sanitizer()
     no_sanitizer = no_gpu or (None if sanitizer else "there is no compute-sanitizer")
-    no_nvcc = next((missing.why for missing in needs.missing_nvcc()), None)
+    no_nvcc = next((missing.why.partition(": ")[2] for missing in needs.missing_nvcc()), None)
     cpu, cuda = "build for the CPU", "build for CUDA"
     if no_gpu:
         bench = Part("benchmarks, dry", 60, partial(parts.dry_benchmarks, out), needs=cpu)
     else:
-        bench = Part("benchmarks", 110, partial(parts.benchmarks, out), needs=cuda)
+        bench = Part("benchmarks", 90, partial(parts.benchmarks, out), needs=cuda)
     return [
-        Part(cpu, 60, partial(parts.build, out, "_C", "0")),
+        Part(cpu, 120, partial(parts.build, out, "_C", "0")),
         Part(cuda, 150, partial(parts.build, out, "_cuda", "1"), no_nvcc, cpu),
-        Part("tests on the GPU", 120, partial(tests.run, out, "cuda"), no_gpu, cuda),
+        Part("tests on the GPU", 100, partial(tests.run, out, "cuda"), no_gpu, cuda),
         bench,
         *(
-            Part(tool, 20, partial(parts.sanitize, out, str(sanitizer), tool), no_sanitizer, cuda)
+            Part(tool, 15, partial(parts.sanitize, out, str(sanitizer), tool), no_sanitizer, cuda)
             for tool in ("memcheck", "racecheck", "initcheck")
         ),
-        Part("tests on the CPU", 80, partial(tests.run, out, "not cuda"), needs=cpu),
+        Part("tests on the CPU", 75, partial(tests.run, out, "not cuda"), needs=cpu),
     ]
 
 

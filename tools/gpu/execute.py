@@ -12,6 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KILL = 10.0  # seconds between asking a command to end and ending it
+running: set[int] = set()  # process groups
 OK, FAILED, NOT_RUN = "ok", "FAILED", "not run"
 
 
@@ -39,6 +40,7 @@ def execute(command: list[str], log: Path, limit: float, **env: str) -> int | No
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        running.add(process.pid)
         try:
             return process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -47,16 +49,33 @@ def execute(command: list[str], log: Path, limit: float, **env: str) -> int | No
                 process.wait(KILL)
             return None
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid)
             process.wait()
+            running.discard(process.pid)
+
+
+def kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def kill_all() -> None:
+    """All that threads are executing."""
+    for group in list(running):
+        kill(group)
 
 
 def outcome(code: int | None, log: Path, limit: float, text: str) -> Result:
     if code == 0:
         return Result(OK, text)
     reason = f"longer than {limit:.0f} s" if code is None else f"exit status {code}"
-    return Result(FAILED, f"{reason}; {log.name} ends: {last_line(log.read_text())}")
+    return Result(FAILED, f"{reason}; {log.name} says: {telling_line(log.read_text())}")
+
+
+def telling_line(text: str) -> str:
+    """The first that a compiler calls an error, else the last."""
+    errors = (line.strip() for line in text.splitlines() if " error: " in line)
+    return next(errors, last_line(text))[:200]
 
 
 def last_line(text: str) -> str:

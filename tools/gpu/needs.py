@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import build_support
 from build_support import BuildError, Torch
@@ -27,14 +28,13 @@ REQUIRED = {  # package -> the oldest version that does, and what it is for
 }
 OPTIONAL = {  # package -> what is lost without it
     "pytest-timeout": "a test that hangs ends its process, not only itself",
-    "pytest-xdist": "the tests on the CPU use one core",
     "hypothesis": "the tests with values that nobody thought of are skipped",
     "scikit-learn": "the tests of the demo and of the optimizers' solutions are skipped",
     "matplotlib": "no pictures of the benchmarks; the tests of them and of the demo are skipped",
     "rich": "plain tables; the tests of the demo are skipped",
 }
 FOR_GPU = {"triton": "torch.compile fails on the GPU: in its tests, and beside the benchmarks"}
-MODULES = {"scikit-learn": "sklearn", "pytest-xdist": "xdist"}
+MODULES = {"scikit-learn": "sklearn"}
 
 
 class Missing(NamedTuple):
@@ -57,9 +57,12 @@ def required(gpu: bool) -> list[Missing]:
 
 
 def missing_nvcc() -> list[Missing]:
-    os.environ["TORCHCALC_CUDA"] = "1"
-    torch = build_support.find_torch() if is_installed("torch") else Torch(Path(), None)
-    return not_found("nvcc", lambda: build_support.find_nvcc(torch), "compiles the CUDA kernels")
+    def find() -> object:
+        torch = build_support.find_torch() if is_installed("torch") else Torch(Path(), None)
+        return build_support.find_nvcc(torch)
+
+    with patch.dict(os.environ, TORCHCALC_CUDA="1"):  # else that there is none is no error
+        return not_found("nvcc", find, "compiles the CUDA kernels")
 
 
 def optional(gpu: bool) -> list[Missing]:

@@ -11,7 +11,9 @@ import faulthandler
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tools.gpu.tests import read
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--records", type=Path, required=True)
     parser.addoption("--hang", type=float, required=True)
+    parser.addoption("--shard", required=True, help="k/n: the k-th of n lots of files")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,7 +36,7 @@ class Records:
     def __init__(self, config: pytest.Config) -> None:
         self.path, self.hang = config.option.records, config.option.hang
         self.done = {record["test"] for record in read(self.path) if "test" in record}
-        self.reports = not hasattr(config, "workerinput")  # of xdist, whose controller reports
+        self.shard, self.shards = map(int, config.option.shard.split("/"))
         self.stacks = self.path.with_suffix(".hang.txt").open("a")
 
     def write(self, **record: Any) -> None:
@@ -43,9 +46,12 @@ class Records:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        known = [item for item in items if item.nodeid in self.done]
-        items[:] = [item for item in items if item.nodeid not in self.done]
-        config.hook.pytest_deselected(items=known)
+        lots = share_out(Counter(item.path for item in items), self.shards)
+        mine = [item.nodeid not in self.done and lots[item.path] == self.shard for item in items]
+        config.hook.pytest_deselected(
+            items=[i for i, own in zip(items, mine, strict=True) if not own]
+        )
+        items[:] = compress(items, mine)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -56,18 +62,17 @@ class Records:
             faulthandler.cancel_dump_traceback_later()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        if self.reports:
-            self.write(start=nodeid)
+        self.write(start=nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self.reports and (report.when == "call" or not report.passed):
+        if report.when == "call" or not report.passed:
             self.report(report)
             if report.failed and not gpu_answers():
                 self.write(lost=report.nodeid)
                 os._exit(1)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if self.reports and not report.passed and report.nodeid not in self.done:
+        if not report.passed and report.nodeid not in self.done:
             self.report(report)
 
     def report(self, report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -77,8 +82,16 @@ class Records:
         self.write(test=report.nodeid, outcome=report.outcome, text=text)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if self.reports:
-            self.write(end=int(exitstatus))
+        self.write(end=int(exitstatus))
+
+
+def share_out(sizes: Counter[Path], count: int) -> dict[Path, int]:
+    """A lot for each file, the same in every process: fixtures of a module are made once."""
+    loads, lots = [0] * count, {}
+    for path, size in sizes.most_common():
+        lots[path] = loads.index(min(loads))
+        loads[lots[path]] += size
+    return lots
 
 
 def gpu_answers() -> bool:
