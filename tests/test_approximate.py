@@ -17,6 +17,8 @@ from test_build import ROOT
 from build_support import CXX_FLAGS, find_cxx, find_torch
 from torchcalc.reference.linear_act import ACTIVATIONS, derivative
 
+pytestmark = pytest.mark.no_kernels
+
 HALF_TYPES = [torch.bfloat16, torch.float16]
 SIGNS = [*itertools.product((-1, 1), (-1, 1))]  # of the errors of exp and of divisions
 MODES = ["value", "first derivative", "second derivative", "first derivative of scaled"]

@@ -32,6 +32,8 @@ from benchmarks.harness import (  # noqa: E402
 )
 from benchmarks.runner import FAMILIES, batches, run_apart  # noqa: E402
 
+pytestmark = pytest.mark.no_kernels
+
 CPU = torch.device("cpu")
 
 ROW = Row(

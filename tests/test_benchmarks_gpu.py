@@ -17,6 +17,8 @@ from benchmarks.clocks import DryGpu, Gpu, cuda_clock  # noqa: E402
 from benchmarks.harness import SUBJECT, Config, Roof, Row, Task, threads  # noqa: E402
 from benchmarks.runner import run_apart  # noqa: E402
 
+pytestmark = pytest.mark.no_kernels
+
 # Those that ask whether there is a GPU, or have rows for one.
 FAMILIES = ["dropout", "linear_act", "epilogue", "optim", "prox", "calls"]
 

@@ -14,6 +14,8 @@ from benchmarks import quiet  # noqa: E402
 from benchmarks.harness import Bound, Config  # noqa: E402
 from benchmarks.quiet import Usage, Watch, busy_ticks, usable_cores  # noqa: E402
 
+pytestmark = pytest.mark.no_kernels
+
 
 class Machine:
     """Clocks of a machine of which others use ``others`` cores; a round takes a tenth of a second.

@@ -12,6 +12,8 @@ sys.path.insert(0, str(ROOT))  # build_support is part of the checkout, not of t
 
 from build_support import DEFAULT_ARCHS, BuildError, cuda_sources, gencode_flags  # noqa: E402
 
+pytestmark = pytest.mark.no_kernels
+
 SETTINGS = ("CUDA_HOME", "CXX", "MAX_JOBS", "TORCHCALC_CUDA", "TORCH_CUDA_ARCH_LIST")
 RUN_SETUP = """
 import runpy, sys

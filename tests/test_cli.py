@@ -16,6 +16,8 @@ from torchcalc.cli import check
 from torchcalc.cli.main import main
 from torchcalc.testing import OPS, Op, Sample
 
+pytestmark = pytest.mark.no_kernels
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -21,6 +21,8 @@ from sklearn.datasets import load_digits  # noqa: E402
 from torchcalc.cli.demo import digits, models, training  # noqa: E402
 from torchcalc.cli.main import main  # noqa: E402
 
+pytestmark = pytest.mark.no_kernels
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {"accuracy", "zero_fraction", "ms_per_step", "saved_bytes_per_step"}
 OPTIONS = ("--out", "--seeds", "--steps", "--batch-size", "--lr", "--lam", "--device")

@@ -15,6 +15,8 @@ from tools.gpu import __main__ as gpu  # noqa: E402
 from tools.gpu import execute, needs, parts, tests  # noqa: E402
 from tools.gpu.execute import FAILED, NOT_RUN, OK, Result  # noqa: E402
 
+pytestmark = pytest.mark.no_kernels
+
 NO_GPU = {"torch": "2.13.0", "cuda": None, "gpus": [], "archs": [], "why": "no driver"}
 H100 = {"torch": "2.13.0", "cuda": "13.0", "driver": "580", "why": ""}
 H100 |= {"gpus": ["H100"], "archs": ["9.0"]}

@@ -9,6 +9,8 @@ import pytest
 
 import torchcalc
 
+pytestmark = pytest.mark.no_kernels
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tools/torch_versions.py"
 ROW = ("2.10.0", "2.13.0")
