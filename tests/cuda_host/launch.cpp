@@ -1,4 +1,5 @@
-// Runs kernels: one OS thread, and a fiber for each CUDA thread of a block.
+// Runs kernels: one OS thread, and a fiber for each CUDA thread of a block that waits for others. A
+// fiber whose thread has ended without that goes on with the next.
 //
 // Compiled without sanitizers: to ThreadSanitizer each fiber is a thread of its own, and only
 // barriers and the ends of blocks, which here share their memory, put an order between them. So
@@ -16,7 +17,9 @@
 #include "cuda_runtime.h"
 #include "misuse.h"
 
+// Whether threads of a block may have one stack in turn. It would be a race to ThreadSanitizer.
 #ifdef CUDA_HOST_RACES
+constexpr bool kShared = false;
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
@@ -25,6 +28,7 @@ void __tsan_acquire(void* address);
 void __tsan_release(void* address);
 }
 #else
+constexpr bool kShared = true;
 static void* __tsan_get_current_fiber() { return nullptr; }
 static void* __tsan_create_fiber(unsigned) { return nullptr; }
 static void __tsan_switch_to_fiber(void*, unsigned) {}
@@ -40,12 +44,16 @@ namespace {
 
 constexpr unsigned kWarp = 32, kMaxThreads = 1024, kStack = 128 * 1024, kNoSync = 1;
 
+struct Thread {
+  void* tsan = __tsan_create_fiber(0);
+  uint3 index;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
-  void* tsan;
-  uint3 index;
-  bool done;
+  unsigned thread;  // that it is at
+  bool idle = true;
 };
 
 // Where threads wait for each other.
@@ -55,10 +63,12 @@ struct Meeting {
 
 std::mutex one_launch;
 std::vector<std::unique_ptr<Fiber>> fibers;
+std::vector<Thread> cuda_threads;
 ucontext_t scheduler;
 void* scheduler_tsan;
-unsigned current, threads;
-bool progress;
+Fiber* running;
+unsigned threads, begun, ended;
+bool backwards, progress;
 Meeting block;
 int block_place;
 std::array<Meeting, kMaxThreads / kWarp> warps;
@@ -69,9 +79,12 @@ const void* context;
 char start, end;  // of a block, to ThreadSanitizer
 cudaError_t last_error;
 
-void wait() {
+// Every other launch begins its threads in reverse order: no result may depend on it.
+unsigned current() { return backwards ? threads - 1 - running->thread : running->thread; }
+
+void to_scheduler() {
   __tsan_switch_to_fiber(scheduler_tsan, kNoSync);
-  swapcontext(&fibers[current]->context, &scheduler);
+  swapcontext(&running->context, &scheduler);
 }
 
 void meet(Meeting& meeting, unsigned size) {
@@ -81,47 +94,57 @@ void meet(Meeting& meeting, unsigned size) {
     ++meeting.round;
     progress = true;
   }
-  while (meeting.round == round) wait();
+  while (meeting.round == round) to_scheduler();
 }
 
+// What a fiber does: a thread, and then another, until all have begun.
 void work() {
   for (;;) {
-    __tsan_acquire(&start);
-    body(context);
-    __tsan_release(&end);
-    fibers[current]->done = progress = true;
-    wait();
+    do {
+      running->thread = begun++;
+      const Thread& thread = cuda_threads[current()];
+      threadIdx = thread.index;
+      __tsan_switch_to_fiber(thread.tsan, kNoSync);
+      __tsan_acquire(&start);
+      body(context);
+      __tsan_release(&end);
+      ++ended;
+      progress = true;
+    } while (kShared && begun < threads);
+    running->idle = true;
+    to_scheduler();
   }
 }
 
-void prepare(unsigned t) {
-  if (t == fibers.size()) {
-    fibers.push_back(std::make_unique<Fiber>());
-    fibers[t]->stack = std::make_unique_for_overwrite<char[]>(kStack);
-    fibers[t]->tsan = __tsan_create_fiber(0);
-  }
-  Fiber& fiber = *fibers[t];
-  fiber.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
+Fiber& new_fiber() {
+  Fiber& fiber = *fibers.emplace_back(std::make_unique<Fiber>());
+  fiber.stack = std::make_unique_for_overwrite<char[]>(kStack);
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
   fiber.context.uc_stack.ss_size = kStack;
   fiber.context.uc_link = nullptr;
   makecontext(&fiber.context, work, 0);
+  return fiber;
 }
 
-// Every other launch goes through its threads backwards: no result may depend on their order.
-void run_block(bool backwards) {
-  for (unsigned t = 0; t < threads; ++t) fibers[t]->done = false;
+void resume(Fiber& fiber) {
+  running = &fiber;
+  if (!fiber.idle) {
+    const Thread& thread = cuda_threads[current()];
+    threadIdx = thread.index;
+    __tsan_switch_to_fiber(thread.tsan, kNoSync);
+  }
+  fiber.idle = false;
+  swapcontext(&scheduler, &fiber.context);
+}
+
+void run_block() {
+  begun = ended = 0;
   __tsan_release(&start);
-  for (unsigned left = threads; left > 0;) {
-    for (unsigned k = 0; k < threads; ++k) {
-      current = backwards ? threads - 1 - k : k;
-      Fiber& fiber = *fibers[current];
-      if (fiber.done) continue;
-      threadIdx = fiber.index;
-      __tsan_switch_to_fiber(fiber.tsan, kNoSync);
-      swapcontext(&scheduler, &fiber.context);
-      left -= fiber.done;
+  for (size_t k = 0; begun < threads; ++k) resume(k < fibers.size() ? *fibers[k] : new_fiber());
+  while (ended < threads) {
+    for (const auto& fiber : fibers) {
+      if (!fiber->idle) resume(*fiber);
     }
     if (!std::exchange(progress, false)) misuse("threads wait for others that have ended");
   }
@@ -139,14 +162,16 @@ cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, void (*f)(
   if (config.gridDim.x == 0 || threads == 0 || threads > kMaxThreads) {
     return last_error = cudaErrorInvalidConfiguration;
   }
-  static bool backwards;
   backwards = !backwards;
   gridDim = config.gridDim, blockDim = shape, body = f, context = c;
   scheduler_tsan = __tsan_get_current_fiber();
-  for (unsigned t = 0; t < threads; ++t) prepare(t);
+  while (cuda_threads.size() < threads) cuda_threads.emplace_back();
+  for (unsigned t = 0; t < threads; ++t) {
+    cuda_threads[t].index = {t % shape.x, t / shape.x % shape.y, t / (shape.x * shape.y)};
+  }
   for (unsigned b = 0; b < config.gridDim.x; ++b) {
     blockIdx = {b, 0, 0};
-    run_block(backwards);
+    run_block();
   }
   return cudaSuccess;
 }
@@ -162,7 +187,7 @@ void sync_threads(int place) {
 // A shuffle orders nothing but itself.
 void shuffle_down(void* value, unsigned bytes, unsigned mask, unsigned delta) {
   if (mask != 0xffffffffu || threads % kWarp) misuse("a shuffle among a part of a warp");
-  const unsigned warp = current / kWarp, lane = current % kWarp;
+  const unsigned warp = current() / kWarp, lane = current() % kWarp;
   auto& row = slots[warps[warp].round % 2][warp];
   std::memcpy(&row[lane], value, bytes);
   meet(warps[warp], kWarp);
