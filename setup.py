@@ -6,7 +6,7 @@ Environment variables:
   TORCHCALC_CUDA        1: build _cuda.so, an error without nvcc; 0: do not build it;
                         unset: build it where torch has CUDA and nvcc is found
   TORCH_CUDA_ARCH_LIST  the GPUs to build for, default "8.0+PTX;9.0a;10.0;12.0" as far as nvcc knows
-                        them; for one's own machine alone, e.g. 9.0, it builds in a third of the time
+                        them; one of them alone, such as 9.0, compiles in less than half of the time
   CUDA_HOME             the CUDA toolkit, default: nvcc on PATH, then /usr/local/cuda
   MAX_JOBS              compilers at a time, default: the number of cores
   CXX                   the C++ compiler, also nvcc's

@@ -187,7 +187,7 @@ def table(rows: list[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-BEGIN, END = "<!-- make sass writes this table -->\n", "<!-- end of the table -->\n"
+BEGIN, END = "<!-- tools/sass.py --write docs/gpu.md -->\n", "<!-- end of the table -->\n"
 
 
 def replace_table(text: str, rows: list[Row]) -> str:
@@ -215,7 +215,7 @@ def main() -> None:
     found = [
         f"{row.case.name}, {row.dtype}: {fault}" for row in rows for fault in faults(row, arch)
     ]
-    raise SystemExit("\n".join(found))
+    raise SystemExit("\n".join(found) or None)
 
 
 if __name__ == "__main__":
