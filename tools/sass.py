@@ -89,9 +89,9 @@ silu + dropout                  epilogue_kernel<Silu, T>                  1 1  1
 silu + dropout + residual       epilogue_kernel<Silu, T>                  2 1  1 1 1   24  53
 silu, gradient                  act_grad_kernel<Silu, T, float>           2 1  0 1 1   22  49
 silu + dropout, gradients       act_bias_grad_kernel<Silu, T, float>      2 1  1 1 1   32  59
-tanh                            epilogue_kernel<Tanh, T>                  1 1  0 1 1   34  66
-tanh + dropout                  epilogue_kernel<Tanh, T>                  1 1  1 1 1   42  74
-tanh + dropout + residual       epilogue_kernel<Tanh, T>                  2 1  1 1 1   43  75
+tanh                            epilogue_kernel<Tanh, T>                  1 1  0 1 1   22  65
+tanh + dropout                  epilogue_kernel<Tanh, T>                  1 1  1 1 1   30  73
+tanh + dropout + residual       epilogue_kernel<Tanh, T>                  2 1  1 1 1   31  74
 tanh, gradient                  act_grad_kernel<Tanh, T, float>           2 1  0 0 0   14  13
 tanh + dropout, gradients       act_bias_grad_kernel<Tanh, T, float>      2 1  1 0 0   24  23
 sigmoid                         epilogue_kernel<Sigmoid, T>               1 1  0 1 1   14  43
