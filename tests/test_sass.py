@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -46,6 +47,17 @@ def test_no_kernel_spills(code):
 def test_a_mask_is_stored_in_words(code):
     way = code[1]["dropout_mask_kernel<bool>"].shortest(Counts(stores=1, rounds=10), False)
     assert [i.accesses("ST") for i in way if i.accesses("ST")] == [64]
+
+
+def test_only_16_bits_take_exp_from_the_special_function_unit(code):
+    """The one line of assembly that no other test runs: 2^(log2(e) x), and log2(e) is right."""
+    wanted = Counts(loads=1, stores=1, exps=8, reciprocals=8)
+    for word in ("BFloat16", "Half"):
+        way = code[1][f"epilogue_kernel<Silu, {word}>"].shortest(wanted, False)
+        assert sum(i.name == "MUFU.EX2" for i in way) == 8
+        factors = [float(i.operands.split()[-1]) for i in way if " -1.44" in i.operands]
+        assert factors == pytest.approx([-1 / math.log(2)] * 8, rel=2**-24)
+    assert not any(i.name == "MUFU.EX2" for i in code[1]["epilogue_kernel<Silu, float>"].code)
 
 
 def test_the_page_has_these_numbers(code, rows):
