@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 PY := $(VENV)/bin/python
 CXX_FILES = find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 
-.PHONY: help demo test bench lint format build gpu clean
+.PHONY: help demo test bench sass lint format build gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
@@ -25,6 +25,11 @@ test: build  ## build and run all tests, on the CPU's kernels and on the CUDA co
 
 bench: build  ## compare with eager PyTorch and torch.compile
 	$(PY) -m benchmarks
+
+sass: export TORCHCALC_CUDA := 1
+sass: export TORCH_CUDA_ARCH_LIST ?= 9.0
+sass: build  ## without a GPU: print and check what the CUDA kernels' machine code costs
+	$(PY) tools/sass.py
 
 lint: $(READY)  ## check format, style and types
 	$(VENV)/bin/ruff check

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
-DEFAULT_ARCHS = "8.0+PTX;9.0a"
+# Machine code for data centres' GPUs and, with 12.0, GeForce's. 8.0+PTX runs on all others, too.
+DEFAULT_ARCHS = "8.0+PTX;9.0a;10.0;12.0"
 
 # Hides everything of torch's C++ API that may change after 2.10.
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
@@ -147,6 +148,13 @@ def run_tool(command: list[str]) -> str:
         raise BuildError(f"`{shlex.join(command)}` failed") from None
 
 
+def default_archs(nvcc: str) -> str:
+    """DEFAULT_ARCHS, of them those that this nvcc knows."""
+    known = run_tool([nvcc, "--list-gpu-code"]).split()
+    names = DEFAULT_ARCHS.split(";")
+    return ";".join(a for a in names if "sm_" + re.sub(r"\D", "", a) in known)
+
+
 def gencode_flags(archs: str) -> list[str]:
     """nvcc's flags for a list such as "8.0+PTX;9.0a".
 
@@ -206,7 +214,9 @@ def build_native(out: Path, version: str) -> dict[str, Path]:
         raise BuildError(f"MAX_JOBS={jobs} is not a positive number")
     torch, pybind11, ninja, cxx = find_torch(), find_pybind11(), find_ninja(), find_cxx()
     nvcc = find_nvcc(torch) if cuda_sources() else None
-    archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or DEFAULT_ARCHS
+    archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or (
+        default_archs(nvcc) if nvcc else ""
+    )
 
     file = NinjaFile(out)
     defines = [

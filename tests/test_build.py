@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # build_support is part of the checkout, not of the package
 
-from build_support import DEFAULT_ARCHS, BuildError, cuda_sources, gencode_flags  # noqa: E402
+from build_support import BuildError, cuda_sources, default_archs, gencode_flags  # noqa: E402
 
 pytestmark = pytest.mark.no_kernels
 
@@ -134,11 +134,21 @@ def test_unknown_arch(build_error, tmp_path):
     assert "holds 'Hopper'; write 8.0" in build_error(TORCH_CUDA_ARCH_LIST="8.0 Hopper", **cuda)
 
 
-def test_default_archs():
-    assert gencode_flags(DEFAULT_ARCHS) == [
+def test_default_archs(tmp_path):
+    known = ["sm_75", "sm_80", "sm_90", "sm_90a"]
+    of_cuda_12 = default_archs(str(script(tmp_path / "12", "\n".join(known))))
+    assert gencode_flags(of_cuda_12) == [
         "-gencode=arch=compute_80,code=sm_80",
         "-gencode=arch=compute_80,code=compute_80",
         "-gencode=arch=compute_90a,code=sm_90a",
+    ]
+    of_cuda_13 = default_archs(
+        str(script(tmp_path / "13", "\n".join([*known, "sm_100", "sm_120"])))
+    )
+    assert gencode_flags(of_cuda_13) == [
+        *gencode_flags(of_cuda_12),
+        "-gencode=arch=compute_100,code=sm_100",
+        "-gencode=arch=compute_120,code=sm_120",
     ]
 
 

@@ -19,18 +19,24 @@ namespace torchcalc::cuda {
 struct Approximate {
   static constexpr bool kExact = false;
 
-#if defined(__CUDA_ARCH__)
   // __expf would spend three more instructions on results below the smallest normal number.
-  static __device__ __forceinline__ float exp(float x) {
+  static TC_HD float exp(float x) {
+#if defined(__CUDA_ARCH__)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.44269504f * x));
     return y;
-  }
-  static __device__ __forceinline__ float divide(float x, float y) { return __fdividef(x, y); }
 #else
-  static TC_HD float exp(float x) { return std::exp(x); }
-  static TC_HD float divide(float x, float y) { return x / y; }
+    return std::exp(x);
 #endif
+  }
+
+  static TC_HD float divide(float x, float y) {
+#if defined(__CUDA_ARCH__)
+    return __fdividef(x, y);
+#else
+    return x / y;
+#endif
+  }
 };
 
 template <class T>
