@@ -127,10 +127,8 @@ def find_nvcc(torch: Torch) -> str | None:
             missing = " and no ".join(places)
             raise BuildError(f"TORCHCALC_CUDA=1, but there is no {missing}; set CUDA_HOME")
         return None
-    release = re.search(r"release ((\d+)\.\d+)", run_tool([nvcc, "--version"]))
-    if release is None:
-        raise BuildError(f"`{nvcc} --version` names no CUDA release")
-    version, major = release.groups()
+    version = cuda_release(nvcc)
+    major = version.split(".")[0]
     if int(major) < 12:
         raise BuildError(f"{nvcc} is CUDA {version}; C++20 needs CUDA >= 12.0 (set CUDA_HOME)")
     if torch.cuda and torch.cuda.split(".")[0] != major:
@@ -146,6 +144,13 @@ def run_tool(command: list[str]) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         raise BuildError(f"`{shlex.join(command)}` failed") from None
+
+
+def cuda_release(nvcc: str) -> str:
+    release = re.search(r"release (\d+\.\d+)", run_tool([nvcc, "--version"]))
+    if release is None:
+        raise BuildError(f"`{nvcc} --version` names no CUDA release")
+    return release[1]
 
 
 def default_archs(nvcc: str) -> str:
@@ -221,6 +226,7 @@ def build_native(out: Path, version: str) -> dict[str, Path]:
     file = NinjaFile(out)
     defines = [
         f'-DTORCHCALC_VERSION="{version}"',
+        f'-DTORCHCALC_CUDA="{cuda_release(nvcc) if nvcc else ""}"',
         f'-DTORCHCALC_CUDA_ARCHS="{archs if nvcc else ""}"',
     ]
     variant = "with_cuda" if nvcc else "cpu_only"

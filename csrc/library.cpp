@@ -59,7 +59,8 @@ namespace py = pybind11;
 py::dict build_info() {
   using py::literals::operator""_a;
   return py::dict("version"_a = TORCHCALC_VERSION, "compiler"_a = __VERSION__,
-                  "torch_abi_target"_a = "2.10", "cuda_archs"_a = TORCHCALC_CUDA_ARCHS);
+                  "torch_abi_target"_a = "2.10", "cuda"_a = TORCHCALC_CUDA,
+                  "cuda_archs"_a = TORCHCALC_CUDA_ARCHS);
 }
 
 // The instruction set that the kernels' SIMD clones run on, of those they were compiled for.

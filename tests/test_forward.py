@@ -123,7 +123,7 @@ def test_derivatives_far_from_zero(activation, order, dtype, device):
     torch.testing.assert_close(derivative, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.305, 0.5, 0.9])
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_saturated_units_get_no_gradient(activation, p, dtype, device):
     # With dropout y = scale * a is what is kept, and rounded: a is told from it.

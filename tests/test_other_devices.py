@@ -134,11 +134,12 @@ def test_which_gpus_the_kernels_serve(archs, capability, served):
 def gpu(monkeypatch):
     """torch sees one GPU of this capability, and the kernels were built for those archs."""
 
-    def there_is(capability, archs="8.0+PTX"):
+    def there_is(capability, archs="8.0+PTX", cuda="13.0"):
+        monkeypatch.setattr(torch.version, "cuda", "13.2")
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
-        monkeypatch.setattr(_library._C, "build_info", lambda: {"cuda_archs": archs})
+        monkeypatch.setattr(_library._C, "build_info", lambda: {"cuda": cuda, "cuda_archs": archs})
         monkeypatch.setattr(_library, "NATIVE", {"cpu"})
 
     return there_is
@@ -149,6 +150,13 @@ def test_an_old_gpu_runs_the_reference(gpu, tmp_path):
     with pytest.warns(
         RuntimeWarning, match=r"_cuda.so are not used: .*8.0\+PTX.*cuda:0 \(Some GPU\) is 7.5"
     ):
+        _library.load_cuda(tmp_path / "_cuda.so")
+    assert "cuda" not in _library.NATIVE
+
+
+def test_another_major_version_of_cuda(gpu, tmp_path):
+    gpu((8, 0), cuda="12.8")
+    with pytest.warns(RuntimeWarning, match="it was built with CUDA 12.8, and torch with 13.2"):
         _library.load_cuda(tmp_path / "_cuda.so")
     assert "cuda" not in _library.NATIVE
 

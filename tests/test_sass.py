@@ -17,6 +17,7 @@ import disassembly
 import sass
 from disassembly import Counts, Instruction, Kernel
 
+pytestmark = pytest.mark.no_kernels
 LIBRARY = ROOT / "torchcalc" / "_cuda.so"
 
 

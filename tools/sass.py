@@ -73,12 +73,12 @@ relu                            epilogue_kernel<Relu, T>                  1 1  0
 relu + dropout                  epilogue_kernel<Relu, T>                  1 1  1 0 0   21  20
 relu + dropout + residual       epilogue_kernel<Relu, T>                  2 1  1 0 0   21  21
 relu, gradient                  act_grad_kernel<Relu, T, float>           2 1  0 0 0   12  12
-relu + dropout, gradients       act_bias_grad_kernel<Relu, T, float>      2 1  1 0 0   21  22
+relu + dropout, gradients       act_bias_grad_kernel<Relu, T, float>      2 1  1 0 0   23  23
 gelu                            epilogue_kernel<Gelu, T>                  1 1  0 1 1   35  67
 gelu + dropout                  epilogue_kernel<Gelu, T>                  1 1  1 1 1   44  75
 gelu + dropout + residual       epilogue_kernel<Gelu, T>                  2 1  1 1 1   45  76
-gelu, gradient                  act_grad_kernel<Gelu, T, float>           2 1  0 1 1   40  63
-gelu + dropout, gradients       act_bias_grad_kernel<Gelu, T, float>      2 1  1 1 1   50  75
+gelu, gradient                  act_grad_kernel<Gelu, T, float>           2 1  0 1 1   40  69
+gelu + dropout, gradients       act_bias_grad_kernel<Gelu, T, float>      2 1  1 1 1   48  79
 gelu_tanh                       epilogue_kernel<GeluTanh, T>              1 1  0 1 1   23  73
 gelu_tanh + dropout             epilogue_kernel<GeluTanh, T>              1 1  1 1 1   31  81
 gelu_tanh + dropout + residual  epilogue_kernel<GeluTanh, T>              2 1  1 1 1   32  82

@@ -50,9 +50,11 @@ __device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, in
   const uint64_t seed = args.threshold > 0 ? *args.seed : 0;
   Values<Op> u;
   unpack(u, saved);
-  if (args.saved_scale != Op(1)) {
-    TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) u[j] = math::unscaled<Act, T, Arith>(u[j], args.saved_scale);
+  if constexpr (Act::kFromOutput) {
+    if (args.saved_scale != Op(1)) {
+      TC_UNROLL
+      for (int j = 0; j < kOctet; ++j) u[j] = math::unscaled<Act, T, Arith>(u[j], args.saved_scale);
+    }
   }
   unpack(v, grad);
   order == 1 ? derive<Act, 1, Arith>(v, u) : derive<Act, 2, Arith>(v, u);
@@ -74,7 +76,7 @@ __global__ void __launch_bounds__(kThreads)
 // and goes down the rows, and the block's partial sums of dbias go to args.partial.
 template <class Act, class T, class Op>
 __global__ void __launch_bounds__(kThreads)
-    act_bias_grad_kernel(ActGradArgs<T, Op> args, int64_t order, bool aligned) {
+    act_bias_grad_kernel(ActGradArgs<T, Op> args, bool aligned) {
   const int64_t block_cols = int64_t{kOctet} * blockDim.x;
   const int64_t blocks_across = ceil_div(args.cols, block_cols);
   const int64_t chunk = blockIdx.x / blocks_across;
@@ -87,8 +89,7 @@ __global__ void __launch_bounds__(kThreads)
   if (n > 0) {
     for (int row = threadIdx.y; row < rows; row += blockDim.y) {
       Values<Op> v;
-      act_grad_octet<Act>(v, args, order,
-                          {(first_row + row) * args.cols + first_col + col, n, packed});
+      act_grad_octet<Act>(v, args, 1, {(first_row + row) * args.cols + first_col + col, n, packed});
       add(sums, v);
     }
   }
@@ -138,7 +139,7 @@ void act_grad(math::Activation activation, int64_t order, const ActGradArgs<T, O
   math::dispatch_activation(activation, [&]<class Act>(Act) {
     if (args.dbias) {
       const int64_t blocks = row_chunks(args.rows) * ceil_div(args.cols, int64_t{kOctet} * across);
-      launch(act_bias_grad_kernel<Act, T, Op>, blocks, block, stream, args, order, rows_aligned);
+      launch(act_bias_grad_kernel<Act, T, Op>, blocks, block, stream, args, rows_aligned);
     } else {
       launch(act_grad_kernel<Act, T, Op>, octet_blocks(total), kThreads, stream, args, total, order,
              aligned);

@@ -136,12 +136,13 @@ struct Sigmoid {
 };
 
 // u = a, told from y = scale a, which was rounded to T. Of a saturated unit u would be near the
-// limit instead of on it, and its derivative a constant of either sign instead of 0: so where F_1
-// of the rounded u is 0, that is u.
+// limit instead of on it, and its derivative a constant of either sign instead of 0: so where y is
+// what a limit c with F_1(c) = 0 gives, u is c.
 template <class Act, class T, class Arith = Exact, class Op>
 TC_HD Op unscaled(Op y, Op scale) {
-  const Op u = Arith::divide(y, scale), rounded = static_cast<Op>(static_cast<T>(u));
-  return Act::template d<1>(Op(1), rounded) == Op(0) ? rounded : u;
+  const Op u = Arith::divide(y, scale), c = u > Op(0.5) ? Op(1) : u < Op(-0.5) ? Op(-1) : Op(0);
+  const bool is_limit = y == c * static_cast<Op>(static_cast<T>(scale));
+  return is_limit && Act::template d<1>(Op(1), c) == Op(0) ? c : u;
 }
 
 // Calls f with the functor of `activation`.

@@ -23,7 +23,12 @@ def load_cuda(library: Path = CUDA_LIBRARY) -> None:
 
     Called when torch initializes CUDA: sooner the GPUs are not known, later there may be tensors.
     """
-    archs = _C.build_info()["cuda_archs"]
+    build = _C.build_info()
+    archs, cuda, of_torch = build["cuda_archs"], build["cuda"], str(torch.version.cuda)
+    if cuda.split(".")[0] != of_torch.split(".")[0]:
+        # It might even load, with a second CUDA runtime beside torch's.
+        _go_without(library, f"it was built with CUDA {cuda}, and torch with {of_torch}")
+        return
     for index in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(index)
         if not serves(archs, capability):
