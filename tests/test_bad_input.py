@@ -234,13 +234,17 @@ def test_raw_ops(call):
             lambda x: torch.nn.functional.linear(x.expand(2**25, 1), x.expand(2**25, 1)),
         ),
         (lambda x: F.dropout(x.expand(2**50, 1)), lambda x: x.expand(2**50, 1).clone()),
+        (
+            lambda x: F.dropout_mask(2**52, seed=x.detach().long()),
+            lambda x: torch.ones(2**52, dtype=torch.bool),
+        ),
         (lambda x: F.soft_threshold(x.expand(2**50), 0.5), lambda x: x.expand(2**50) + 1),
         (
             lambda x: torch.func.jvp(F.dropout, (x.expand(2**50),), (x.expand(2**50),)),
             lambda x: x.expand(2**50) + 1,
         ),
     ],
-    ids=["linear_act", "dropout", "soft_threshold", "in a transform"],
+    ids=["linear_act", "dropout", "dropout_mask", "soft_threshold", "in a transform"],
 )
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_no_memory_is_told_as_torch_does(call, in_torch, requires_grad):

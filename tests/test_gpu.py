@@ -70,6 +70,10 @@ CASES = {  # name -> a function of tensors that returns tensors, and the shapes 
         with_gradients(lambda seed, x: functional.dropout(x, 0.3, seed=seed)),
         ["seed", (M, N), (M, N)],
     ),
+    "dropout, seed an int": (
+        with_gradients(lambda seed, x: functional.dropout(x, 0.3, seed=7)),
+        ["seed", (M, N), (M, N)],
+    ),
     "dropout_mask": (lambda seed: (functional.dropout_mask((M, N), 0.3, seed=seed),), ["seed"]),
     "prox_elastic_net": (
         with_gradients(lambda seed, x, l1, l2: functional.prox_elastic_net(x, l1.abs(), l2.abs())),
@@ -229,6 +233,7 @@ def test_work_of_a_side_stream_is_in_order(name):
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
+        call(*late)  # memory of this stream's own: to get it would wait for the sleep
         torch.cuda._sleep(SLEEP)
         for t, value in zip(late, real, strict=True):
             t.copy_(value)

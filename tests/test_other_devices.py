@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -152,6 +153,14 @@ def test_an_old_gpu_runs_the_reference(gpu, tmp_path):
     ):
         _library.load_cuda(tmp_path / "_cuda.so")
     assert "cuda" not in _library.NATIVE
+
+
+def test_warnings_that_are_errors_do_not_keep_torch_from_cuda(gpu, tmp_path, capsys):
+    gpu((7, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _library.load_cuda(tmp_path / "_cuda.so")
+    assert "are not used: it was built for 8.0+PTX" in capsys.readouterr().err
 
 
 def test_another_major_version_of_cuda(gpu, tmp_path):

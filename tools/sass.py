@@ -72,32 +72,32 @@ dropout                         dropout_kernel<T>                         1 1  1
 relu                            epilogue_kernel<Relu, T>                  1 1  0 0 0   12  12
 relu + dropout                  epilogue_kernel<Relu, T>                  1 1  1 0 0   21  20
 relu + dropout + residual       epilogue_kernel<Relu, T>                  2 1  1 0 0   21  21
-relu, gradient                  act_grad_kernel<Relu, T, float>           2 1  0 0 0   12  12
+relu, gradient                  act_grad_kernel<Relu, 1, T, float>        2 1  0 0 0   13  13
 relu + dropout, gradients       act_bias_grad_kernel<Relu, T, float>      2 1  1 0 0   23  23
 gelu                            epilogue_kernel<Gelu, T>                  1 1  0 1 1   35  67
 gelu + dropout                  epilogue_kernel<Gelu, T>                  1 1  1 1 1   44  75
 gelu + dropout + residual       epilogue_kernel<Gelu, T>                  2 1  1 1 1   45  76
-gelu, gradient                  act_grad_kernel<Gelu, T, float>           2 1  0 1 1   40  69
+gelu, gradient                  act_grad_kernel<Gelu, 1, T, float>        2 1  0 1 1   40  69
 gelu + dropout, gradients       act_bias_grad_kernel<Gelu, T, float>      2 1  1 1 1   48  79
 gelu_tanh                       epilogue_kernel<GeluTanh, T>              1 1  0 1 1   23  73
 gelu_tanh + dropout             epilogue_kernel<GeluTanh, T>              1 1  1 1 1   31  81
 gelu_tanh + dropout + residual  epilogue_kernel<GeluTanh, T>              2 1  1 1 1   32  82
-gelu_tanh, gradient             act_grad_kernel<GeluTanh, T, float>       2 1  0 1 1   42  87
+gelu_tanh, gradient             act_grad_kernel<GeluTanh, 1, T, float>    2 1  0 1 1   42  87
 gelu_tanh + dropout, gradients  act_bias_grad_kernel<GeluTanh, T, float>  2 1  1 1 1   51  98
 silu                            epilogue_kernel<Silu, T>                  1 1  0 1 1   15  44
 silu + dropout                  epilogue_kernel<Silu, T>                  1 1  1 1 1   24  52
 silu + dropout + residual       epilogue_kernel<Silu, T>                  2 1  1 1 1   24  53
-silu, gradient                  act_grad_kernel<Silu, T, float>           2 1  0 1 1   22  49
+silu, gradient                  act_grad_kernel<Silu, 1, T, float>        2 1  0 1 1   22  49
 silu + dropout, gradients       act_bias_grad_kernel<Silu, T, float>      2 1  1 1 1   32  59
 tanh                            epilogue_kernel<Tanh, T>                  1 1  0 1 1   22  65
 tanh + dropout                  epilogue_kernel<Tanh, T>                  1 1  1 1 1   30  73
 tanh + dropout + residual       epilogue_kernel<Tanh, T>                  2 1  1 1 1   31  74
-tanh, gradient                  act_grad_kernel<Tanh, T, float>           2 1  0 0 0   14  13
+tanh, gradient                  act_grad_kernel<Tanh, 1, T, float>        2 1  0 0 0   14  13
 tanh + dropout, gradients       act_bias_grad_kernel<Tanh, T, float>      2 1  1 0 0   24  23
 sigmoid                         epilogue_kernel<Sigmoid, T>               1 1  0 1 1   14  43
 sigmoid + dropout               epilogue_kernel<Sigmoid, T>               1 1  1 1 1   23  51
 sigmoid + dropout + residual    epilogue_kernel<Sigmoid, T>               2 1  1 1 1   23  52
-sigmoid, gradient               act_grad_kernel<Sigmoid, T, float>        2 1  0 0 0   15  14
+sigmoid, gradient               act_grad_kernel<Sigmoid, 1, T, float>     2 1  0 0 0   15  14
 sigmoid + dropout, gradients    act_bias_grad_kernel<Sigmoid, T, float>   2 1  1 0 0   25  24
 soft_threshold                  prox_kernel<T, float>                     1 1  0 0 1   31  28
 soft_threshold, gradient        prox_grad_kernel<T, float>                2 1  0 0 1   40  39

@@ -34,6 +34,7 @@ from torchcalc._check import (
 from torchcalc.ops import dropout as _dropout_op
 from torchcalc.ops import linear_act as _linear_act_op
 from torchcalc.ops import prox as _prox_op
+from torchcalc.ops._autograd import raise_as_torch
 from torchcalc.ops._sharding import replicated
 
 __all__ = [
@@ -58,7 +59,8 @@ def _seed(op: str, seed: Any, x: Tensor) -> Tensor:
     if seed is None:
         seed = torch.randint(0, MAX_SEED, (1,), dtype=torch.int64, device=x.device)
     elif not isinstance(seed, Tensor):
-        seed = torch.tensor([int_seed(op, seed)], dtype=torch.int64, device=x.device)
+        # Filled on the device: a copy from here would wait for it, and no CUDA graph takes one.
+        seed = torch.full((1,), int_seed(op, seed), dtype=torch.int64, device=x.device)
     return seed if type(x) is Tensor else replicated(seed, x)
 
 
@@ -223,7 +225,11 @@ def dropout_mask(
     check_seed(op, drawn, torch.empty(0, device=device).device)
     if threshold == 0:
         return torch.ones(size, dtype=torch.bool, device=drawn.device)
-    mask: Tensor = _dropout_op.dropout_mask(size, drawn, threshold)
+    try:
+        mask: Tensor = _dropout_op.dropout_mask(size, drawn, threshold)
+    except RuntimeError as error:
+        raise_as_torch(error, (drawn,))
+        raise
     return mask
 
 

@@ -33,17 +33,9 @@ __global__ void __launch_bounds__(kThreads)
   store(args.y, v, at);
 }
 
-// v = c becomes d<Order>(c, u).
-template <class Act, int Order, class Arith, class Op>
-__device__ void derive(Values<Op>& v, const Values<Op>& u) {
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) v[j] = Act::template d<Order, Arith>(v[j], u[j]);
-}
-
 // dz of one octet: stored, and left in v.
-template <class Act, class T, class Op>
-__device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, int64_t order,
-                               Octet at) {
+template <class Act, int Order, class T, class Op>
+__device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, Octet at) {
   using Arith = arith_t<T>;
   const auto grad = fetch(args.grad, at);
   const auto saved = fetch_if(args.saved, at);
@@ -57,19 +49,20 @@ __device__ void act_grad_octet(Values<Op>& v, const ActGradArgs<T, Op>& args, in
     }
   }
   unpack(v, grad);
-  order == 1 ? derive<Act, 1, Arith>(v, u) : derive<Act, 2, Arith>(v, u);
+  TC_UNROLL
+  for (int j = 0; j < kOctet; ++j) v[j] = Act::template d<Order, Arith>(v[j], u[j]);
   if (args.threshold > 0) drop(v, Kept(words_of_octet(seed, at), args.threshold), args.factor);
   store(args.dz, v, at);
 }
 
 // One octet of the flat matrix for each thread.
-template <class Act, class T, class Op>
+template <class Act, int Order, class T, class Op>
 __global__ void __launch_bounds__(kThreads)
-    act_grad_kernel(ActGradArgs<T, Op> args, int64_t total, int64_t order, bool aligned) {
+    act_grad_kernel(ActGradArgs<T, Op> args, int64_t total, bool aligned) {
   const Octet at = thread_octet(total, aligned);
   if (at.n <= 0) return;
   Values<Op> v;
-  act_grad_octet<Act>(v, args, order, at);
+  act_grad_octet<Act, Order>(v, args, at);
 }
 
 // A block does one chunk of rows and 8 blockDim.x columns of it: a thread holds an octet of columns
@@ -89,7 +82,7 @@ __global__ void __launch_bounds__(kThreads)
   if (n > 0) {
     for (int row = threadIdx.y; row < rows; row += blockDim.y) {
       Values<Op> v;
-      act_grad_octet<Act>(v, args, 1, {(first_row + row) * args.cols + first_col + col, n, packed});
+      act_grad_octet<Act, 1>(v, args, {(first_row + row) * args.cols + first_col + col, n, packed});
       add(sums, v);
     }
   }
@@ -141,8 +134,9 @@ void act_grad(math::Activation activation, int64_t order, const ActGradArgs<T, O
       const int64_t blocks = row_chunks(args.rows) * ceil_div(args.cols, int64_t{kOctet} * across);
       launch(act_bias_grad_kernel<Act, T, Op>, blocks, block, stream, args, rows_aligned);
     } else {
-      launch(act_grad_kernel<Act, T, Op>, octet_blocks(total), kThreads, stream, args, total, order,
-             aligned);
+      const auto kernel =
+          order == 1 ? act_grad_kernel<Act, 1, T, Op> : act_grad_kernel<Act, 2, T, Op>;
+      launch(kernel, octet_blocks(total), kThreads, stream, args, total, aligned);
     }
   });
   if (args.dbias) {

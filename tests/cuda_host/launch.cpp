@@ -79,7 +79,8 @@ const void* context;
 char start, end;  // of a block, to ThreadSanitizer
 cudaError_t last_error;
 
-// Every other launch begins its threads in reverse order: no result may depend on it.
+// Every other block and every other launch of a kernel begin with the last thread: no result may
+// depend on their order.
 unsigned current() { return backwards ? threads - 1 - running->thread : running->thread; }
 
 void to_scheduler() {
@@ -156,13 +157,12 @@ void run_block() {
 cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, void (*f)(const void*),
                 const void* c) {
   const std::lock_guard lock(one_launch);
-  check_launch(config, kernel);
+  const unsigned long before = check_launch(config, kernel);
   const dim3 shape = config.blockDim;
   threads = shape.x * shape.y * shape.z;
   if (config.gridDim.x == 0 || threads == 0 || threads > kMaxThreads) {
     return last_error = cudaErrorInvalidConfiguration;
   }
-  backwards = !backwards;
   gridDim = config.gridDim, blockDim = shape, body = f, context = c;
   scheduler_tsan = __tsan_get_current_fiber();
   while (cuda_threads.size() < threads) cuda_threads.emplace_back();
@@ -171,6 +171,7 @@ cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, void (*f)(
   }
   for (unsigned b = 0; b < config.gridDim.x; ++b) {
     blockIdx = {b, 0, 0};
+    backwards = (before + b) % 2;
     run_block();
   }
   return cudaSuccess;

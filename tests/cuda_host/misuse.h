@@ -7,7 +7,7 @@ namespace cuda_host {
 // Says what was wrong, and ends the program.
 [[noreturn]] void misuse(const char* what);
 
-// Ends the program unless a kernel may start like this.
-void check_launch(const cudaLaunchConfig_t& config, const void* kernel);
+// How many times this kernel has started so far. Ends the program unless it may start like this.
+unsigned long check_launch(const cudaLaunchConfig_t& config, const void* kernel);
 
 }  // namespace cuda_host

@@ -73,13 +73,15 @@ def _below_autograd(op: Callable[..., Any], *args: Any) -> Any:
     try:
         return _at_all_levels(op, *args)
     except RuntimeError as error:
-        _as_torch_raises_it(error, args)
+        raise_as_torch(error, args)
         raise
 
 
-def _as_torch_raises_it(error: RuntimeError, args: Sequence[Any]) -> None:
+def raise_as_torch(error: RuntimeError, args: Sequence[Any]) -> None:
     """Where a kernel got no memory, asks torch for as much: it raises its own type and text."""
     found = re.search(r"allocating a tensor of \[(.+)\] bytes", str(error))
+    if "CUDA out of memory" in str(error):  # torch's own text, of 2.13 and later
+        raise torch.OutOfMemoryError(str(error)) from None
     if found:
         device = next(t.device for t in args if isinstance(t, Tensor))
         try:
@@ -223,7 +225,7 @@ def register(
                     except RuntimeError as error:
                         # What a kernel refuses may have been no plain tensor after all, but one
                         # that a transform that has ended left wrapped: the long way will tell.
-                        _as_torch_raises_it(error, args)
+                        raise_as_torch(error, args)
             _sharding.prepare()
             return otherwise(*args)
 

@@ -1,6 +1,7 @@
 """Loads the native libraries: their ops are in torch.ops.torchcalc from then on."""
 
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def load_cuda(library: Path = CUDA_LIBRARY) -> None:
             _go_without(
                 library,
                 f"it was built for {archs}, and cuda:{index} "
-                f"({torch.cuda.get_device_name(index)}) is {'.'.join(map(str, capability))}",
+                f"({torch.cuda.get_device_name(index)}) is {'.'.join(map(str, capability))} "
+                "(CUDA_VISIBLE_DEVICES can hide a GPU)",
             )
             return
     try:
@@ -47,13 +49,15 @@ def load_cuda(library: Path = CUDA_LIBRARY) -> None:
 
 
 def _go_without(library: Path, reason: str) -> None:
-    warnings.warn(
+    message = (
         f"torchcalc's CUDA kernels in {library} are not used: {reason}. "
         "On CUDA the ops run in plain PyTorch, which is slower; rebuild torchcalc for this "
-        "machine's GPUs, CUDA and torch.",
-        RuntimeWarning,
-        stacklevel=2,
+        "machine's GPUs, CUDA and torch."
     )
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    except RuntimeWarning:  # raised from here it would keep torch from initializing CUDA, for good
+        print(message, file=sys.stderr)
 
 
 def serves(archs: str, capability: tuple[int, int]) -> bool:
