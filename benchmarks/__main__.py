@@ -25,6 +25,11 @@ WAIT = 300.0
 def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     args = parser.parse_args(arguments)
+    if args.out:
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)  # before measuring, not after
+        except OSError as error:
+            parser.error(f"--out: {error}")
     if args.device == "cuda" and not args.dry and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU (--dry does without)")
     gpu = DryGpu() if args.dry else Gpu() if args.device == "cuda" else None

@@ -1,15 +1,19 @@
 """`make gpu` without a GPU: what it says is missing, and that no part keeps others from running."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # tools and benchmarks are part of the checkout, not of the package
 
+from benchmarks import report  # noqa: E402
+from benchmarks.__main__ import argument_parser  # noqa: E402
 from benchmarks.harness import SUBJECT, Roof, Row  # noqa: E402
 from tools.gpu import __main__ as gpu  # noqa: E402
 from tools.gpu import execute, needs, parts, tests  # noqa: E402
@@ -81,6 +85,7 @@ def test_a_torch_that_is_too_old(monkeypatch):
 def test_nvcc_is_needed_on_a_gpu_machine(monkeypatch, on_gpu):
     monkeypatch.setenv("CUDA_HOME", "/nonexistent")
     monkeypatch.setattr(needs.build_support, "find_torch", lambda: needs.Torch(Path(), "13.0"))
+    monkeypatch.setattr(needs, "compute_sanitizer", lambda: None)
     where = needs.required if on_gpu else needs.optional
     assert "no /nonexistent/bin/nvcc" in dict(where(on_gpu))["nvcc"]
     assert "compute-sanitizer" in {name for name, _ in needs.optional(True)}
@@ -324,3 +329,51 @@ def test_sanitizer(tmp_path):
         "--tool racecheck --error-exitcode 99 --kernel-name kns=torchcalc"
         in (tmp_path / "racecheck.log").read_text()
     )
+
+
+def test_benchmarks_part(tmp_path, monkeypatch):
+    """Its command is one that the benchmarks take, and their results one that it reads."""
+    rounds = {"x.clone()": [1.0], "eager": [4.0], "torchcalc": [2.0]}
+    row = Row(
+        "forward",
+        "128Mi",
+        "bfloat16",
+        rounds,
+        baseline="x.clone()",
+        roof=Roof("x.clone()", 1e9, "GB/s"),
+    )
+
+    def fake(command, log, limit, **env):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        args = argument_parser().parse_args(command[3:])
+        assert args.device == "cuda"
+        args.out.mkdir()
+        (args.out / "gpu.json").write_text(report.to_json({"gpu": "Some GPU"}, {"dropout": [row]}))
+        log.write_text("done")
+        return 0
+
+    monkeypatch.setattr(parts, "execute", fake)
+    result = parts.benchmarks(tmp_path, 60.0)
+    assert result.status == OK
+    assert result.text == "1 of 1 rows measured."
+    assert "dropout forward bfloat16 128Mi" in result.lines[1]
+    assert "50% of 1000 GB/s" in result.lines[1]
+    assert result.lines[1].split()[-1] == "2.00"
+
+
+@pytest.mark.parametrize("cuda", ["0", "1"])
+def test_build_part(tmp_path, monkeypatch, cuda):
+    def fake(command, log, limit, **env):
+        assert env == {"TORCHCALC_CUDA": cuda}
+        done = subprocess.run(
+            [*command, "--help"], cwd=execute.ROOT, capture_output=True, text=True
+        )
+        assert "--inplace" in done.stdout
+        log.write_text("done")
+        return done.returncode
+
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0a")
+    monkeypatch.setattr(parts, "execute", fake)
+    result = parts.build(tmp_path, "_C", cuda, 60.0)
+    assert result.status == OK
+    assert result.text.startswith("torchcalc/_C" + " for 9.0a" * (cuda == "1"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchcalc import functional
 from torchcalc.ops import _library
 from torchcalc.ops import optim as optim_ops
+from torchcalc.ops._autograd import raise_as_torch
 
 pytestmark = pytest.mark.no_kernels
 
@@ -81,6 +83,7 @@ def test_optimizer_steps_in_plain_pytorch(name, dtype):
     sgd = reference is optim_ops._sgd_step
     shapes = [(3, 4), (), (0,), (5,)]
     params, grads = ([torch.randn(s).to(dtype) for s in shapes] for _ in range(2))
+    params[3][:2] = torch.tensor([math.inf, -math.inf])
     offsets = [0, 16, 20, 24]
     states = [torch.rand(32).to(dtype) for _ in range((options[1] != 0) if sgd else 2)]
     if not sgd:
@@ -92,7 +95,8 @@ def test_optimizer_steps_in_plain_pytorch(name, dtype):
         copies = [[t.clone() for t in tensors] for tensors in (params, grads, states)]
         step(*copies, places, *options)
         results.append(copies)
-    torch.testing.assert_close(*results)
+        assert all(g._version == 0 for g in copies[1])  # only params and states are written
+    torch.testing.assert_close(*results, equal_nan=True)
     assert not torch.equal(results[0][0][0], params[0])
 
 
@@ -155,6 +159,28 @@ def test_an_old_gpu_runs_the_reference(gpu, tmp_path):
     assert "cuda" not in _library.NATIVE
 
 
+def test_an_old_gpu_beside_a_new_one(gpu, tmp_path, monkeypatch):
+    gpu((8, 0))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: [(8, 0), (7, 0)][i])
+    with pytest.warns(RuntimeWarning, match="cuda:1 .* is 7.0"):
+        _library.load_cuda(tmp_path / "_cuda.so")
+    assert "cuda" not in _library.NATIVE
+
+
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_a_library_that_loads(gpu, tmp_path, monkeypatch, has_kernels):
+    gpu((9, 0))
+    loaded = []
+    monkeypatch.setattr(torch.ops, "load_library", loaded.append)
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: has_kernels)
+    expected = contextlib.nullcontext() if has_kernels else pytest.warns(match="no kernels")
+    with expected:
+        _library.load_cuda(tmp_path / "_cuda.so")
+    assert loaded == [str(tmp_path / "_cuda.so")]
+    assert ("cuda" in _library.NATIVE) == has_kernels
+
+
 def test_warnings_that_are_errors_do_not_keep_torch_from_cuda(gpu, tmp_path, capsys):
     gpu((7, 5))
     with warnings.catch_warnings():
@@ -181,3 +207,23 @@ def test_a_library_that_does_not_load(gpu, tmp_path, content):
         _library.load_cuda(library)
     assert "cuda" not in _library.NATIVE
     assert functional.dropout(torch.ones(9)).shape == (9,)
+
+
+@pytest.mark.parametrize(
+    ("where", "kind"), [("cpu", RuntimeError), ("meta", torch.OutOfMemoryError)]
+)
+def test_memory_that_is_there_again_when_torch_is_asked(where, kind):
+    refused = RuntimeError("allocating a tensor of [2, 3, 4] bytes failed: torch's words")
+    with pytest.raises(kind, match="torch's words"):
+        raise_as_torch(refused, (None, torch.empty(1, device=where)))
+
+
+def test_other_errors_stay_as_they_are():
+    for text in (
+        "allocating a tensor of [a, b] bytes",
+        "no: allocating a tensor of [1] bytes failed",
+    ):
+        raise_as_torch(RuntimeError(text), (torch.ones(1),))
+    text = "the matrix product failed: CUDA out of memory. Tried to allocate 2 GiB"
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        raise_as_torch(RuntimeError(text), (torch.ones(1),))

@@ -199,6 +199,8 @@ LINE = re.compile(
 
 def disassemble(library: Path, arch: str | None = None) -> tuple[str, dict[str, Kernel]]:
     """The GPU that code is for (Hopper if it may choose), and kernels without namespaces."""
+    if not library.is_file():
+        raise ToolMissing(f"there is no {library}; TORCHCALC_CUDA=1 make build makes it")
     # cuobjdump runs nvdisasm, and without it says nothing.
     os.environ["PATH"] += os.pathsep + str(Path(find_tool("nvdisasm")).parent)
     cuobjdump = find_tool("cuobjdump")

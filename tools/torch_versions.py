@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))  # build_support is part of the checkout, not of t
 import build_support  # noqa: E402
 from build_support import BuildError, Torch  # noqa: E402
 
-VERSIONS = ["2.10.0", "2.11.0", "2.12.1"]
+VERSIONS = ["2.10.0", "2.11.0", "2.12.1", "2.14.1"]
 CORE_TESTS = "forward derivatives transforms tracing optim optim_changes optim_compile optim_groups"
 TEST_PACKAGES = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
 COLUMNS = ["_C builds", "_cuda builds", "_C loads", "_cuda loads", "check", "compile", "tests"]

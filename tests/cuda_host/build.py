@@ -69,6 +69,8 @@ def library(
     result = file.build(out / "cuda_host.so", "link", objects)
 
     out.mkdir(parents=True, exist_ok=True)
+    for stale in set(faulty.rglob("*.*")) - {faulty / path for path in changes or ()}:
+        stale.unlink()
     for path, (before, after) in (changes or {}).items():
         text = (ROOT / "csrc" / path).read_text()
         if before not in text:

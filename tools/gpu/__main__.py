@@ -67,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     start = time.monotonic()
     out = args.out or ROOT / "runs" / "gpu" / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    if out.exists() and not out.is_dir():
+        parser.error(f"--out: {out} is no folder")
     if out.exists() and any(out.iterdir()):
         parser.error(f"--out: {out} is not empty: what is there could be taken for this run's")
     facts = probe()

@@ -70,8 +70,12 @@ class Kernels:
 
 
 def _below_autograd(op: Callable[..., Any], *args: Any) -> Any:
+    return _with_torchs_errors(partial(_at_all_levels, op), *args)
+
+
+def _with_torchs_errors(call: Callable[..., Any], *args: Any) -> Any:
     try:
-        return _at_all_levels(op, *args)
+        return call(*args)
     except RuntimeError as error:
         raise_as_torch(error, args)
         raise
@@ -79,15 +83,18 @@ def _below_autograd(op: Callable[..., Any], *args: Any) -> Any:
 
 def raise_as_torch(error: RuntimeError, args: Sequence[Any]) -> None:
     """Where a kernel got no memory, asks torch for as much: it raises its own type and text."""
-    found = re.search(r"allocating a tensor of \[(.+)\] bytes", str(error))
-    if "CUDA out of memory" in str(error):  # torch's own text, of 2.13 and later
-        raise torch.OutOfMemoryError(str(error)) from None
+    text = str(error)
+    found = re.match(r"allocating a tensor of \[((?:\d+, )*\d+)\] bytes failed", text)
     if found:
         device = next(t.device for t in args if isinstance(t, Tensor))
         try:
             torch.empty([int(n) for n in found[1].split(",")], dtype=torch.uint8, device=device)
         except RuntimeError as told:
             raise told from None
+        # What the kernel had allocated before is free again.
+        raise (RuntimeError if device.type == "cpu" else torch.OutOfMemoryError)(text) from None
+    if re.match(r"\w.* failed: CUDA out of memory", text):  # torch's text, of 2.13 and later
+        raise torch.OutOfMemoryError(text) from None
 
 
 def _at_all_levels(op: Callable[..., Any], *args: Any) -> Any:
@@ -235,7 +242,7 @@ def register(
     implement(name, with_short_cut(record), "Autograd")
     if reference is not None:
         implement(name, reference, "CompositeExplicitAutograd")
-    return with_short_cut(overload._op)
+    return with_short_cut(partial(_with_torchs_errors, overload._op))
 
 
 def _within_transforms(record: Callable[..., Any]) -> Callable[..., Any]:

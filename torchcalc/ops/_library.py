@@ -45,6 +45,9 @@ def load_cuda(library: Path = CUDA_LIBRARY) -> None:
     except OSError as error:
         _go_without(library, str(error.__cause__ or error))  # torch's own names no reason
         return
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("torchcalc::linear_act", "CUDA"):
+        _go_without(library, "it holds no kernels")
+        return
     NATIVE.add("cuda")
 
 

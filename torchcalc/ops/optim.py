@@ -75,11 +75,16 @@ def _tensors(
         yield param, grad, views + [t.view(-1)[number] for t in numbers]
 
 
-def _in_op_math(step: Any, tensors: list[Tensor], **options: Any) -> None:
+def _in_op_math(
+    step: Any, param: Tensor, grad: Tensor, states: list[Tensor], **options: Any
+) -> None:
     """A step of the reference; tensors of half types get its results rounded once."""
-    wide = [t.float() if t.element_size() < 4 else t for t in tensors]
-    step(*wide, **options)
-    for t, w in zip(tensors, wide, strict=True):
+    written = [param, *states]
+    new_param, new_grad, *new_states = (
+        t.float() if t.element_size() < 4 else t for t in (param, grad, *states)
+    )
+    step(new_param, new_grad, *new_states, **options)
+    for t, w in zip(written, (new_param, *new_states), strict=True):
         if t is not w:
             t.copy_(w)
 
@@ -94,7 +99,7 @@ def _sgd_step(
     names = "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "first_step"
     named = dict(zip((*names, "l1", "l2"), options, strict=True))
     for param, grad, buffers in _tensors(params, grads, states, 0, places):
-        _in_op_math(reference.sgd_step, [param, grad, *buffers], **named)
+        _in_op_math(reference.sgd_step, param, grad, buffers, **named)
 
 
 def _adamw_step(
@@ -107,7 +112,7 @@ def _adamw_step(
     names = "lr", "beta1", "beta2", "eps", "weight_decay", "maximize", "l1", "l2"
     named = dict(zip((*names, "adaptive", "bound"), options, strict=True))
     for param, grad, moments in _tensors(params, grads, states, 1, places):
-        _in_op_math(reference.adamw_step, [param, grad, *moments], **named)
+        _in_op_math(reference.adamw_step, param, grad, moments, **named)
 
 
 implement("sgd_step", _sgd_step, "CompositeExplicitAutograd")

@@ -27,7 +27,9 @@ def sgd_step(
 
     s: how far a constant gradient of 1 moves w a step in the end.
     """
-    d = (-grad if maximize else grad) + weight_decay * param
+    d = -grad if maximize else grad
+    if weight_decay:  # 0 times an infinite weight is NaN
+        d = d + weight_decay * param
     if momentum_buffer is not None:
         momentum_buffer.copy_(d if first_step else momentum * momentum_buffer + (1 - dampening) * d)
         d = d + momentum * momentum_buffer if nesterov else momentum_buffer
@@ -67,4 +69,6 @@ def adamw_step(
     unseen = (exp_avg == 0) & (exp_avg_sq == 0)
     s = torch.where(unseen, lr, lr / d) if adaptive else torch.full_like(d, lr)
     w = prox(v, s * l1, s * l2)
-    param.copy_(torch.where((v - w).abs() <= bound, w, v - bound * torch.sign(v - w)))
+    if bound != float("inf"):
+        w = torch.where((v - w).abs() <= bound, w, v - bound * torch.sign(v - w))
+    param.copy_(w)
