@@ -1,4 +1,4 @@
-"""Conversions of the kernels between float32 and the half types: every value, every rounding."""
+"""Conversions between float32 and the half types, every value; derivatives in every dtype."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torchcalc import functional, optim, prox
+from torchcalc.reference.linear_act import ACTIVATIONS, derivative
 
 HALF_TYPES = [torch.float16, torch.bfloat16]
 
@@ -43,3 +44,17 @@ def test_every_value_in_an_optimizer(half, device):
         optim.SGD([w], lr=0.5, penalty=penalty).step()
         expected = (values.float() * torch.tensor(factor, device=device)).to(half)
         torch.testing.assert_close(w.detach(), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_derivatives_in_every_dtype(activation, order, dtype, device):
+    """The kernels of both orders against the formulas in float64, rounded once."""
+    grad, saved = (torch.randn(37, 21, device=device).to(dtype) for _ in range(2))
+    saved = saved.clamp(-0.9, 0.9)  # an output of each of them
+    dz = torch.ops.torchcalc.act_grad(
+        grad, saved, None, list(ACTIVATIONS).index(activation), order, 0, False
+    )
+    exact = derivative(grad.double(), saved.double(), activation, order)
+    eps = torch.finfo(dtype).eps if dtype != torch.float64 else 1e-13
+    torch.testing.assert_close(dz.double(), exact, rtol=eps, atol=4 * max(eps, 1e-13))
