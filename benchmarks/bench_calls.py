@@ -2,8 +2,8 @@
 
 Everything in one thread, in microseconds of the caller's time; the baseline is the same in PyTorch.
 "no_grad" is measured inside of one ``torch.no_grad()``, entered before the clock starts. "forward +
-backward" is ``y.backward(grad)`` and ``.grad = None`` for all leaves, which is what a training loop
-does: ``torch.autograd.grad`` would leave out how gradients reach their leaves. The compiled rows
+backward" is ``y.backward(grad)`` and ``.grad = None`` for all leaves (``layers.step``). Kinds of
+dropout for images get tensors of their own with as many elements. The compiled rows
 compare torchcalc under torch.compile with PyTorch under torch.compile. SGD's step over 1000 small
 parameters is in the family optim.
 """
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import bench_dropout, layers
 from benchmarks.harness import SUBJECT, Config, Row, Run, Task
 from torchcalc import nn
 from torchcalc.functional import dropout, linear_act, soft_threshold
@@ -25,6 +26,7 @@ from torchcalc.functional import dropout, linear_act, soft_threshold
 ROWS, FEATURES = 8, 16
 P, LAM = 0.1, 0.5
 NO_GRAD, BACKWARD = "no_grad", "forward + backward"
+DROPOUT_BOUND = (1.4, 1.0)  # of each kind
 
 Layer = Callable[..., Tensor]
 
@@ -41,6 +43,8 @@ class Call:
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)  # mode -> must, aim
     operands: int = 1
     compiled_only: bool = False
+    eager_only: bool = False
+    shape: tuple[int, ...] = (ROWS, FEATURES)  # of x
 
 
 CALLS = [
@@ -49,7 +53,7 @@ CALLS = [
         lambda: lambda x, weight: linear_act(x, weight, activation="relu"),
         "F.relu(F.linear)",
         lambda: lambda x, weight: F.relu(F.linear(x, weight)),
-        bounds={NO_GRAD: (3.0, 1.5), BACKWARD: (1.6, 1.1)},
+        bounds={NO_GRAD: (3.0, 1.5), BACKWARD: (1.5, 1.1)},
         operands=2,
     ),
     Call(
@@ -76,7 +80,7 @@ CALLS = [
         lambda: lambda x: dropout(x, P),
         "F.dropout",
         lambda: lambda x: F.dropout(x, P),
-        bounds={NO_GRAD: (1.4, 1.0), BACKWARD: (1.4, 1.0)},
+        bounds={NO_GRAD: DROPOUT_BOUND, BACKWARD: DROPOUT_BOUND},
     ),
     Call(
         "soft_threshold",
@@ -101,6 +105,22 @@ CALLS = [
         compiled_only=True,
     ),
 ]
+KIND_SHAPES = {"dropout2d": (2, 4, 4, 4), "dropout3d": (2, 4, 2, 2, 4)}  # as many elements
+CALLS += [
+    Call(
+        name,
+        partial(bench_dropout.ours, name),
+        f"{name} in PyTorch",
+        partial(partial, theirs, p=P),
+        modes=(BACKWARD,),
+        bounds={BACKWARD: DROPOUT_BOUND},
+        operands=2 if name == "dropout_add" else 1,
+        eager_only=True,
+        shape=KIND_SHAPES.get(name, (ROWS, FEATURES)),
+    )
+    for name, (theirs, _) in bench_dropout.KINDS.items()
+    if name != "dropout"
+]
 
 
 def tasks(config: Config) -> list[Task]:
@@ -112,7 +132,7 @@ def tasks(config: Config) -> list[Task]:
                 alone=False,  # nothing here is large enough for its memory to matter
             )
             for k, call in enumerate(CALLS)
-            if compiled or not call.compiled_only
+            if not (call.eager_only if compiled else call.compiled_only)
             for mode in call.modes
         ]
         for compiled in (False, True)
@@ -129,7 +149,7 @@ def row(config: Config, index: int, mode: str, compiled: bool) -> Row:
     with torch.set_grad_enabled(mode == BACKWARD):
         return config.compare(
             f"{prefix}{call.name}, {mode}",
-            f"{ROWS} x {FEATURES}" + f" -> {FEATURES}" * ("inear" in call.name),
+            " x ".join(map(str, call.shape)) + f" -> {FEATURES}" * ("inear" in call.name),
             "float32",
             {
                 prefix + call.baseline: contender(config, call, call.theirs(), mode, compiled),
@@ -143,8 +163,9 @@ def row(config: Config, index: int, mode: str, compiled: bool) -> Row:
 
 
 def contender(config: Config, call: Call, layer: Layer, mode: str, compiled: bool) -> Run:
-    x, weight = config.tensor(ROWS, FEATURES), config.tensor(FEATURES, FEATURES)
-    operands = [t.requires_grad_() for t in (x, weight)[: call.operands]]
+    x = config.tensor(*call.shape)
+    other = config.tensor(*(call.shape if call.name == "dropout_add" else (FEATURES, FEATURES)))
+    operands = [t.requires_grad_() for t in (x, other)[: call.operands]]
     leaves = list(operands)
     if isinstance(layer, torch.nn.Module):
         leaves += layer.to(config.device).parameters()
@@ -152,11 +173,4 @@ def contender(config: Config, call: Call, layer: Layer, mode: str, compiled: boo
         layer = torch.compile(layer, dynamic=False)
     if mode == NO_GRAD:
         return partial(layer, *operands)
-    grad = torch.ones_like(x)
-
-    def run() -> None:
-        layer(*operands).backward(grad)
-        for leaf in leaves:
-            leaf.grad = None
-
-    return run
+    return layers.step(layer, operands, leaves)

@@ -17,7 +17,8 @@ from torch import Tensor
 from benchmarks.bench_optim import LAM, OURS, step
 from benchmarks.harness import Config, Row, Run, Task, dtype_name, size_name
 from torchcalc.functional import dropout, linear_act, prox_elastic_net, prox_l2, soft_threshold
-from torchcalc.ops.linear_act import ACTIVATIONS, CODES, act_grad
+from torchcalc.ops.activations import INPUT, NAMES, resolve
+from torchcalc.ops.linear_act import act_grad
 from torchcalc.ops.prox import prox_grad_grad
 from torchcalc.prox import L1
 
@@ -41,7 +42,7 @@ def tasks(config: Config) -> list[Task]:
     for name in PROXES:
         for strength in STRENGTHS:
             rows[f"{name} by {strength}"] = partial(prox, name, strength)
-    for activation in ACTIVATIONS:
+    for activation in NAMES:
         rows[f"linear_act {activation}"] = partial(epilogue, activation, 0.0)
     rows["linear_act gelu + dropout"] = partial(epilogue, "gelu", P)
     both = {
@@ -116,7 +117,8 @@ def epilogue(activation: str, p: float, backward: bool, config: Config, dtype: t
 def act_grad_alone(order: int, config: Config, dtype: torch.dtype) -> Run:
     """Where there is no bias, and at the second order, backward runs another loop."""
     grad, z = (config.tensor(*size(config), dtype=dtype) for _ in range(2))
-    return torch.no_grad()(partial(act_grad, grad, z, None, CODES["gelu"], order, 0, False))
+    options = *resolve("act_grad", "gelu")[1:], 0, 1, None, INPUT, order
+    return torch.no_grad()(partial(act_grad, grad, z, None, *options))
 
 
 def second_derivative(config: Config, dtype: torch.dtype) -> Run:

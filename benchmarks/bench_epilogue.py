@@ -16,7 +16,8 @@ from torch import Tensor
 
 from benchmarks.harness import Config, Roof, Row, Run, Task, dtype_name
 from torchcalc.functional import linear_act
-from torchcalc.ops.linear_act import CODES, act_bias_grad
+from torchcalc.ops.activations import INPUT, resolve
+from torchcalc.ops.linear_act import act_bias_grad
 from torchcalc.reference.dropout import LANE_RANGE
 
 FEATURES, P, DTYPE = 16, 0.1, torch.bfloat16
@@ -61,7 +62,7 @@ def backward(config: Config, name: str) -> Row:
         return dz, dz.sum(0)
 
     runs = {way: partial(run, grad, z, mask) for way, run in config.with_compiled(eager).items()}
-    options = CODES["gelu"], round(LANE_RANGE * P), False
+    options = *resolve("act_bias_grad", "gelu")[1:], round(LANE_RANGE * P), 1, None, INPUT
     runs["torchcalc"] = partial(act_bias_grad, grad, z, config.seed(), *options)
     return compare(config, name, runs)
 

@@ -102,6 +102,13 @@ class Row:
         return needed * self.ratio(self.roof.contender, contender)
 
     @property
+    def share_of_bound(self) -> float | None:
+        """The largest figure over what it has to stay under; None without one of them."""
+        if self.bound is None or self.not_measured:
+            return None
+        return max(map(self.figure, self.subjects)) / self.bound.must
+
+    @property
     def passed(self) -> bool | None:
         return None if self.bound is None else self.within(self.bound.must)
 
@@ -183,7 +190,7 @@ class Config:
             return {"eager": eager, "torch.compile": torch.compile(eager, dynamic=False)}
         return {"eager": eager, "torch.compile": self.gpu.compile(eager)}
 
-    def bound(self, must: float, aim: float) -> Bound | None:
+    def bound(self, must: float, aim: float | None = None) -> Bound | None:
         """A bound on a time; those hold for full sizes on a CPU."""
         return None if self.quick or self.gpu is not None else Bound(must, aim)
 
@@ -200,8 +207,13 @@ class Config:
         subjects: tuple[str, ...] = (SUBJECT,),
         one_thread: bool = False,
         calls: bool = False,
+        rounds: int | None = None,
     ) -> Row:
-        """Measures a row; ``calls``: in microseconds of the caller's time."""
+        """Measures a row; ``calls``: in microseconds of the caller's time.
+
+        ``rounds``: so many will do, where there are many rows or they take long.
+        """
+        repeats = self.repeats if rounds is None else min(rounds, self.repeats)
         if calls:
             clock = call_clock(self.gpu, 0.0 if self.quick else CALL_LOOP)
         else:
@@ -210,11 +222,11 @@ class Config:
         # A GPU's events do not notice who uses the cores.
         watch = self.watch if calls or self.gpu is None else None
         with no_gc(), threads(1 if one_thread else torch.get_num_threads()):
-            rounds, reason = record(watch, contenders, play, self.repeats, WARM_UP)
+            times, reason = record(watch, contenders, play, repeats, WARM_UP)
         if reason is None and not self.quick:
-            reason = unsteady(baseline, rounds[baseline])
+            reason = unsteady(baseline, times[baseline])
         unit = "us" if calls else "ms"
-        return Row(name, sizes, dtype, rounds, unit, baseline, bound, roof, subjects, reason)
+        return Row(name, sizes, dtype, times, unit, baseline, bound, roof, subjects, reason)
 
 
 def record(

@@ -18,6 +18,8 @@ COLORS = {
     "eager": "#b8bcc4",
     "torch.compile": "#7d9cc9",
     "torchcalc, no penalty": "#f3bd96",
+    "F.linear": "#e2e8f0",
+    "two linear_act": "#f3bd96",
     SUBJECT: "#dd6b20",
     "float64": "#b8bcc4",
     "bfloat16": "#7d9cc9",
@@ -27,6 +29,11 @@ INK = "#2d3748"
 TITLES = {
     "dropout": "Dropout",
     "linear_act": "Linear + gelu + dropout",
+    "activations": "Activations with dropout",
+    "shapes": "Linear + activation, shapes",
+    "gated": "Gated linear units with dropout",
+    "mlp": "MLP block",
+    "vmap": "torch.func",
     "epilogue": "Epilogue and its derivative",
     "optim": "Optimizer step with L1",
     "prox": "Prox",
@@ -40,11 +47,16 @@ TITLES = {
 PICTURES = {
     "": (
         "torchcalc beside eager PyTorch and torch.compile",
-        ("dropout", "linear_act", "epilogue", "optim", "prox", "memory", "import"),
+        ("dropout", "linear_act", "epilogue", "optim", "prox", "import"),
     ),
+    "-activations": ("Every activation, beside eager PyTorch", ("activations", "memory")),
+    "-layers": ("Layers in training", ("shapes", "gated", "mlp", "vmap")),
     "-calls": ("What a call costs beside PyTorch's", ("calls",)),
     "-dtypes": ("torchcalc in each dtype, and with a penalty", ("dtypes", "penalty")),
 }
+
+
+TALL = 100  # bars
 
 
 def plot(path: Path, machine: dict[str, Any], results: Results) -> list[Path]:
@@ -98,10 +110,10 @@ def _gap(row: Row) -> float:
 
 
 def _columns(panels: Results) -> list[list[str]]:
-    """The families in order, in one column or two of about the same height."""
+    """The families in order: many or tall ones in two columns of about the same height."""
     families = list(panels)
     heights = [_height(panels[family]) for family in families]
-    if len(families) < 3:
+    if len(families) == 1 or (len(families) == 2 and max(heights) < TALL):
         return [families]
     split = min(range(1, len(families)), key=lambda k: max(sum(heights[:k]), sum(heights[k:])))
     return [families[:split], families[split:]]

@@ -31,14 +31,15 @@ def print_tables(results: Results) -> None:
         for reason in dict.fromkeys(row.not_measured for row in rows if row.not_measured):
             names = "; ".join(_name(row) for row in rows if row.not_measured == reason)
             print(f"Not measured because {reason}: {names}.")
-    for line in summary([row for rows in results.values() for row in rows]):
+    for line in summary(results):
         print(line)
 
 
-def summary(rows: list[Row]) -> list[str]:
-    """How many bounds are met, and how many rows are without figures."""
+def summary(results: Results) -> list[str]:
+    """Each family's worst row, how many bounds are met, and how many rows are without figures."""
+    rows = [row for family_rows in results.values() for row in family_rows]
     bounded = [row for row in rows if row.bound]
-    lines = []
+    lines = worst_rows(results)
     if bounded:
         missed = sum(row.passed is False for row in bounded)
         open_ = sum(row.passed is None for row in bounded)
@@ -49,6 +50,21 @@ def summary(rows: list[Row]) -> list[str]:
     if unmeasured:
         lines.append(f"{unmeasured} of {len(rows)} rows were not measured.")
     return lines
+
+
+def worst_rows(results: Results) -> list[str]:
+    """Of each family the row with the largest share of its bound; the worst family first."""
+    found = []
+    for family, rows in results.items():
+        shares = [(row.share_of_bound, row) for row in rows]
+        measured = [(share, row) for share, row in shares if share is not None]
+        if measured:
+            share, row = max(measured, key=lambda pair: pair[0])
+            assert row.bound is not None
+            figure = f"{share * row.bound.must:.3g} of {row.bound.must:.4g}"
+            line = f"{family}, worst of {len(measured)}: {_name(row)}: {figure}"
+            found.append((share, line + " MISSED" * (row.passed is False)))
+    return [line for _, line in sorted(found, key=lambda pair: -pair[0])]
 
 
 def _name(row: Row) -> str:

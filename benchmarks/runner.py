@@ -17,16 +17,21 @@ from multiprocessing.connection import Connection
 import torch
 
 from benchmarks import (
+    bench_activations,
     bench_calls,
     bench_dropout,
     bench_dtypes,
     bench_epilogue,
+    bench_gated,
     bench_import,
     bench_linear_act,
     bench_memory,
+    bench_mlp,
     bench_optim,
     bench_penalty,
     bench_prox,
+    bench_shapes,
+    bench_vmap,
 )
 from benchmarks.harness import SUBJECT, Config, Row, Task
 from benchmarks.quiet import Watch
@@ -34,6 +39,11 @@ from benchmarks.quiet import Watch
 FAMILIES = {
     "dropout": bench_dropout,
     "linear_act": bench_linear_act,
+    "activations": bench_activations,
+    "shapes": bench_shapes,
+    "gated": bench_gated,
+    "mlp": bench_mlp,
+    "vmap": bench_vmap,
     "epilogue": bench_epilogue,
     "optim": bench_optim,
     "prox": bench_prox,

@@ -7,26 +7,68 @@
 #include <string>
 
 #include "common/macros.h"
+#include "math/activations.h"
 #include "math/philox.h"
 
-// The table of contents of the native side. Conventions: `activation` and the tensors kept for
-// backward are those of math/activations.h and ops/linear_act.h; `threshold` and `seed` those of
-// math/philox.h. Only torchcalc/ops calls these; torchcalc.functional is the public face.
+// The table of contents of the native side. Conventions: `activation`, its parameters `a` and `b`
+// and `saved_as` are those of math/activations.h; `seed`, `threshold`, `samples`, `block` and
+// `shared`, which say what mask is drawn, those of ops/mask.h and math/mask.h. Only torchcalc/ops
+// calls these; torchcalc.functional is the public face.
 STABLE_TORCH_LIBRARY(torchcalc, m) {
   m.def(
       "linear_act(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? seed, "
-      "int activation, int threshold) -> Tensor");
+      "int activation, float a, float b, int threshold, SymInt samples, SymInt[]? block) "
+      "-> Tensor");
   m.def(
       "linear_act_keep(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? seed, "
-      "int activation, int threshold) -> (Tensor y, Tensor kept)");
+      "int activation, float a, float b, int threshold, SymInt samples, SymInt[]? block) "
+      "-> (Tensor y, Tensor kept)");
   m.def(
-      "act_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, int order, "
-      "int threshold, bool scaled) -> Tensor");
+      "mlp(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, "
+      "Tensor? residual, Tensor? hidden_seed, Tensor? seed, int activation, float a, float b, "
+      "bool gated, int hidden_threshold, int threshold, SymInt samples, SymInt[]? hidden_block, "
+      "SymInt[]? block) -> Tensor");
   m.def(
-      "act_bias_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, int threshold, "
-      "bool scaled) -> (Tensor dz, Tensor dbias)");
-  m.def("dropout(Tensor x, Tensor seed, int threshold) -> Tensor");
-  m.def("dropout_mask(SymInt[] shape, Tensor seed, int threshold) -> Tensor");
+      "mlp_keep(Tensor x, Tensor weight1, Tensor? bias1, Tensor weight2, Tensor? bias2, "
+      "Tensor? residual, Tensor? hidden_seed, Tensor? seed, int activation, float a, float b, "
+      "bool gated, int hidden_threshold, int threshold, SymInt samples, SymInt[]? hidden_block, "
+      "SymInt[]? block) -> (Tensor y, Tensor kept)");
+  m.def(
+      "mlp_grad(Tensor grad, Tensor weight2, Tensor z, Tensor? hidden_seed, int activation, "
+      "float a, float b, bool gated, int hidden_threshold, SymInt samples, SymInt[]? hidden_block) "
+      "-> (Tensor dz, Tensor dweight2, Tensor dbias1)");
+  m.def(
+      "act(Tensor z, Tensor? residual, Tensor? seed, int activation, float a, float b, "
+      "int threshold, SymInt samples, SymInt[]? block) -> Tensor");
+  m.def(
+      "act_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, float a, float b, "
+      "int threshold, SymInt samples, SymInt[]? block, int saved_as, int order) -> Tensor");
+  m.def(
+      "act_bias_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, float a, float b, "
+      "int threshold, SymInt samples, SymInt[]? block, int saved_as) -> (Tensor dz, Tensor dbias)");
+  m.def(
+      "gated_linear(Tensor x, Tensor weight, Tensor? weight_value, Tensor? bias, "
+      "Tensor? bias_value, Tensor? seed, int activation, float a, float b, int threshold, "
+      "SymInt samples, SymInt[]? block) -> Tensor");
+  m.def(
+      "gated_linear_keep(Tensor x, Tensor weight, Tensor? weight_value, Tensor? bias, "
+      "Tensor? bias_value, Tensor? seed, int activation, float a, float b, int threshold, "
+      "SymInt samples, SymInt[]? block) -> (Tensor y, Tensor z)");
+  m.def(
+      "gated_grad(Tensor grad, Tensor z, Tensor? seed, int activation, float a, float b, "
+      "int threshold, SymInt samples, SymInt[]? block) -> Tensor");
+  m.def(
+      "gated_bias_grad(Tensor grad, Tensor z, Tensor? seed, int activation, float a, float b, "
+      "int threshold, SymInt samples, SymInt[]? block) -> (Tensor dz, Tensor dbias)");
+  m.def(
+      "gated_grad_grad(Tensor c, Tensor grad, Tensor z, Tensor? seed, int activation, float a, "
+      "float b, int threshold, SymInt samples, SymInt[]? block) -> (Tensor dgrad, Tensor dz)");
+  m.def(
+      "dropout(Tensor x, Tensor? residual, Tensor seed, int threshold, SymInt samples, "
+      "SymInt[]? block, SymInt shared, float scale, float shift, float fill) -> Tensor");
+  m.def(
+      "dropout_mask(SymInt[] shape, Tensor seed, int threshold, SymInt samples, SymInt[]? block, "
+      "bool packed) -> Tensor");
   m.def("prox(Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) -> Tensor");
   m.def(
       "prox_grad(Tensor grad, Tensor x, Tensor? l1, Tensor? l2, float l1_value, float l2_value) "
@@ -121,6 +163,16 @@ py::bytes missing(const py::list& objects) {
   return is_none;
 }
 
+// What linear_act keeps of an activation for backward, a number of math::Saved.
+int64_t saved_for(int64_t kind, double a, double b, bool residual, bool dropout) {
+  namespace math = torchcalc::math;
+  if (kind < 0 || kind >= math::kActivations) {
+    throw std::invalid_argument("saved_for: unknown activation");
+  }
+  const math::Activation activation{static_cast<math::ActivationKind>(kind), a, b};
+  return static_cast<int64_t>(math::saved_for(activation, residual, dropout));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -130,5 +182,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("missing", &missing, py::arg("objects"));
   m.def("same", &same, py::arg("a"), py::arg("b"));
   m.def("same_values", &same_values, py::arg("dictionaries"), py::arg("key"), py::arg("values"));
+  m.def("saved_for", &saved_for, py::arg("code"), py::arg("a"), py::arg("b"), py::arg("residual"),
+        py::arg("dropout"));
   m.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"));
 }

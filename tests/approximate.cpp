@@ -39,36 +39,41 @@ struct Injected {
 enum class Mode { kValue, kFirst, kSecond, kFirstOfScaled };
 
 template <class T, class Arith, class Act>
-T apply(Mode mode, T z, float scale) {
+T apply(const Act& act, Mode mode, T z, float scale) {
   const auto u = static_cast<float>(z);
   switch (mode) {
     case Mode::kValue:
-      return static_cast<T>(Act::template value<Arith>(u));
+      return static_cast<T>(act.template value<Arith>(u));
     case Mode::kFirst:
-      return static_cast<T>(Act::template d<1, Arith>(1.0f, u));
+      return static_cast<T>(act.template d<1, Arith>(1.0f, u));
     case Mode::kSecond:
-      return static_cast<T>(Act::template d<2, Arith>(1.0f, u));
+      return static_cast<T>(act.template d<2, Arith>(1.0f, u));
     default:
-      return static_cast<T>(
-          Act::template d<1, Arith>(1.0f, math::unscaled<Act, T, Arith>(u, scale)));
+      if constexpr (Act::kFromOutput) {
+        return static_cast<T>(
+            act.template d_from_output<1, Arith>(1.0f, math::unscaled<T, Arith>(act, u, scale)));
+      }
+      return T(0);
   }
 }
 
 }  // namespace
 
 // y = f(z), f' or f'' of n numbers, with errors of those signs, or as exactly as on a CPU.
-extern "C" void sweep(int64_t activation, bool half, int64_t mode, bool exact, double exp_sign,
-                      double divide_sign, float scale, const void* z, void* y, int64_t n) {
+extern "C" void sweep(int64_t kind, double a, double b, bool half, int64_t mode, bool exact,
+                      double exp_sign, double divide_sign, float scale, const void* z, void* y,
+                      int64_t n) {
   Injected::exp_sign = exp_sign;
   Injected::divide_sign = divide_sign;
-  math::dispatch_activation(math::Activation(activation), [&]<class Act>(Act) {
+  const math::Activation activation{math::ActivationKind(kind), a, b};
+  math::dispatch_activation<float>(activation, [&](const auto& act) {
     dispatch_bool(half, [&](auto is_half) {
       dispatch_bool(exact, [&](auto is_exact) {
         using T = std::conditional_t<is_half, Half, BFloat16>;
         using Arith = std::conditional_t<is_exact, math::Exact, Injected>;
         for (int64_t i = 0; i < n; ++i) {
           static_cast<T*>(y)[i] =
-              apply<T, Arith, Act>(Mode(mode), static_cast<const T*>(z)[i], scale);
+              apply<T, Arith>(act, Mode(mode), static_cast<const T*>(z)[i], scale);
         }
       });
     });

@@ -9,6 +9,7 @@ from torchcalc import functional as F
 from torchcalc import nn, optim, prox
 
 X, W, B, R = torch.randn(3, 5), torch.randn(7, 5), torch.randn(7), torch.randn(3, 7)
+W8 = torch.randn(8, 5)  # an even number of rows
 ONE = torch.tensor([1])
 NAN = float("nan")
 
@@ -30,6 +31,16 @@ CASES = {
     "x is sparse": (lambda: F.dropout(X.to_sparse()), TypeError, "x must be a dense"),
     "x is 0-d": (lambda: F.linear_act(X[0, 0], W), ValueError, r"x must have shape \[\*, 5\]"),
     "x too narrow": (lambda: F.linear_act(X[:, 1:], W), ValueError, r"x must .*got \(3, 4\)"),
+    "weight is 3-d": (
+        lambda: F.linear_act(X[None], W[None]),
+        ValueError,
+        "weight must be",
+    ),
+    "weight1 is 3-d": (
+        lambda: F.mlp(X[None], W[None], None, W.t()[None], None),
+        ValueError,
+        "weight1 must be",
+    ),
     "weight is 1-d": (lambda: F.linear_act(X, B), ValueError, "weight must be"),
     "weight of another dtype": (lambda: F.linear_act(X, W.double()), TypeError, "weight must have"),
     "weight elsewhere": (lambda: F.linear_act(X, W.to("meta")), ValueError, "weight must be on"),
@@ -45,6 +56,88 @@ CASES = {
         TypeError,
         "residual must have",
     ),
+    "gated x": (lambda: F.gated_linear([1.0], W8), TypeError, "x must be a Tensor"),
+    "gated x too narrow": (
+        lambda: F.gated_linear(X[:, 1:], W8),
+        ValueError,
+        r"gated_linear: x must .*got \(3, 4\)",
+    ),
+    "odd rows": (
+        lambda: F.gated_linear(X, W),
+        ValueError,
+        r"weight must be \[2 out_features, in_f",
+    ),
+    "pair of one": (
+        lambda: F.gated_linear(X, (W,)),
+        TypeError,
+        "weight must be a Tensor or a pair",
+    ),
+    "pair of no tensors": (
+        lambda: F.gated_linear(X, (W, None)),
+        TypeError,
+        "weight must be a Tensor or a pair",
+    ),
+    "unlike weights": (
+        lambda: F.gated_linear(X, (W, W[1:])),
+        ValueError,
+        r"weight\[1\] must have shape \(7, 5\)",
+    ),
+    "weights of unlike dtypes": (
+        lambda: F.gated_linear(X, (W, W.double())),
+        TypeError,
+        r"weight\[1\] must have the dtype",
+    ),
+    "pair of vectors": (
+        lambda: F.gated_linear(X, (B, B)),
+        ValueError,
+        r"weight\[0\] must be \[out_features, in_features\]",
+    ),
+    "bias of one half": (
+        lambda: F.gated_linear(X, W8, B[:4]),
+        ValueError,
+        r"bias must have shape \(8,\)",
+    ),
+    "bias of one half of a pair": (
+        lambda: F.gated_linear(X, (W, W), B),
+        ValueError,
+        r"bias must have shape \(14,\)",
+    ),
+    "unlike biases": (
+        lambda: F.gated_linear(X, (W, W), (B, B[1:])),
+        ValueError,
+        r"bias\[1\] must have shape \(7,\)",
+    ),
+    "unlike biases that fill the weight": (
+        lambda: F.gated_linear(X, W8, (B[:3], B[:5])),
+        ValueError,
+        r"bias\[0\] must have shape \(4,\)",
+    ),
+    "pair with one bias": (
+        lambda: F.gated_linear(X, (W, W), (B, None)),
+        TypeError,
+        "bias must be a Tensor or a pair",
+    ),
+    "gated activation": (lambda: F.gated_linear(X, W8, None, "gleu"), ValueError, "'gleu'"),
+    "gated activation's type": (
+        lambda: F.gated_linear(X, W8, None, torch.nn.Linear(1, 1)),
+        TypeError,
+        "activation must be a name",
+    ),
+    "gated dropout_p": (
+        lambda: F.gated_linear(X, W8, dropout_p=1.5),
+        ValueError,
+        "gated_linear: dropout_p must be in",
+    ),
+    "gated seed": (
+        lambda: F.gated_linear(X, W8, dropout_p=0.5, seed=X),
+        TypeError,
+        "gated_linear: seed must be",
+    ),
+    "gated shard": (
+        lambda: F.gated_linear(X, W8, shard=((3, 3), (0, 0))),
+        ValueError,
+        "gated_linear: shard must hold",
+    ),
     "p < 0": (lambda: F.dropout(X, -0.1), ValueError, "p must be in"),
     "p is a tensor": (lambda: F.dropout(X, ONE), TypeError, "p must be a number"),
     "p is a bool": (lambda: F.dropout(X, True), TypeError, "p must be a number"),
@@ -53,6 +146,76 @@ CASES = {
     "seed float tensor": (lambda: F.dropout(X, seed=X[0, :1]), TypeError, "seed must be"),
     "seed of two": (lambda: F.dropout(X, seed=ONE.repeat(2)), ValueError, "seed must have one"),
     "seed elsewhere": (lambda: F.dropout(X, seed=ONE.to("meta")), ValueError, "seed must be on"),
+    "residual of dropout_add": (lambda: F.dropout_add(X, X[0]), ValueError, "residual must have"),
+    "residual in eval mode": (
+        lambda: F.dropout_add(X, X[:1], 0.5, False),
+        ValueError,
+        "residual must have",
+    ),
+    "residual None": (lambda: F.dropout_add(X, None), TypeError, "residual must be a Tensor"),
+    "dimensions of dropout1d": (lambda: F.dropout1d(B), ValueError, r"dropout1d: x must be \[N, C"),
+    "no channels": (
+        lambda: F.feature_alpha_dropout(B, 0.5, True),
+        ValueError,
+        "feature_alpha_dropout: x must have 2 or more",
+    ),
+    "no samples": (lambda: F.drop_path(B[0], 0.5), ValueError, "drop_path: x must have 1 or more"),
+    "dropout1d of no tensor": (lambda: F.dropout1d([1.0]), TypeError, "dropout1d: x must be a Ten"),
+    "dropout2d of integers": (lambda: F.dropout2d(X.long()), TypeError, "dropout2d: x must be flo"),
+    "dropout3d's seed": (
+        lambda: F.dropout3d(torch.ones(1, 1, 1, 1), seed=X),
+        TypeError,
+        "dropout3d: seed must be",
+    ),
+    "alpha_dropout's p": (lambda: F.alpha_dropout(X, "1"), TypeError, "alpha_dropout: p must be"),
+    "drop_path's p": (lambda: F.drop_path(X, 2), ValueError, "drop_path: p must be in"),
+    "shard is a number": (lambda: F.dropout(X, shard=1), TypeError, "shard must be"),
+    "shard of one": (lambda: F.dropout(X, shard=((3, 5),)), TypeError, "shard must be"),
+    "shard of floats": (
+        lambda: F.dropout(X, shard=((3.0, 5), (0, 0))),
+        TypeError,
+        "shard must be",
+    ),
+    "shard of other dimensions": (
+        lambda: F.dropout_add(X, X, shard=((3, 5, 1), (0, 0, 0))),
+        ValueError,
+        "shard must be a shape and an offset of 2 dim",
+    ),
+    "shard's offset too short": (
+        lambda: F.dropout_mask((3, 5), shard=((3, 5), (0,))),
+        ValueError,
+        "shard must be a shape and an offset of 2 dim",
+    ),
+    "shard's offset < 0": (
+        lambda: F.dropout(X, shard=((9, 9), (-1, 0))),
+        ValueError,
+        "shard must hold",
+    ),
+    "shard beyond the shape": (
+        lambda: F.dropout_mask((3, 5), shard=((9, 9), (0, 5))),
+        ValueError,
+        "shard must hold",
+    ),
+    "shard of another layer": (
+        lambda: F.linear_act(X, W, shard=((3, 5), (0, 0))),
+        ValueError,
+        "linear_act: shard must hold",
+    ),
+    "shard in eval mode": (
+        lambda: F.dropout(X, 0.5, False, shard=((2, 5), (0, 0))),
+        ValueError,
+        "shard must hold",
+    ),
+    "shard too large": (
+        lambda: F.dropout(X, shard=((2**40, 2**40), (0, 0))),
+        ValueError,
+        "shard must be of a shape",
+    ),
+    "shard of nine dimensions": (
+        lambda: F.dropout_mask((1,) * 9, shard=((2,) * 9, (0,) * 9)),
+        ValueError,
+        "shard must have at most 8",
+    ),
     "shape": (lambda: F.dropout_mask((-1, 2), seed=1), ValueError, "shape must be sizes"),
     "shape too large": (lambda: F.dropout_mask((2**62, 4)), ValueError, "shape must be sizes"),
     "shape None": (lambda: F.dropout_mask(None, seed=1), TypeError, "shape must be a size"),
@@ -68,9 +231,17 @@ CASES = {
     "L1": (lambda: prox.L1(-1.0), ValueError, "L1: lam"),
     "L2": (lambda: prox.L2(ONE), TypeError, "L2: lam"),
     "ElasticNet": (lambda: prox.ElasticNet(1.0, NAN), ValueError, "ElasticNet: l2"),
-    "LinearAct activation": (lambda: nn.LinearAct(2, 2, activation=None), ValueError, "activation"),
+    "LinearAct activation": (lambda: nn.LinearAct(2, 2, activation=None), TypeError, "activation"),
     "LinearAct p": (lambda: nn.LinearAct(2, 2, dropout_p=2), ValueError, "dropout_p"),
-    "Dropout p": (lambda: nn.Dropout(-1), ValueError, "p must"),
+    "GatedLinear activation": (
+        lambda: nn.GatedLinear(2, 2, activation="gleu"),
+        ValueError,
+        "GatedLinear: activation must be",
+    ),
+    "GatedLinear p": (lambda: nn.GatedLinear(2, 2, dropout_p=2), ValueError, "dropout_p"),
+    "Dropout p": (lambda: nn.Dropout(-1), ValueError, "Dropout: p must"),
+    "Dropout2d p": (lambda: nn.Dropout2d("1"), TypeError, "Dropout2d: p must"),
+    "DropPath p": (lambda: nn.DropPath(NAN), ValueError, "DropPath: p must"),
     "SoftThreshold lam": (lambda: nn.SoftThreshold(-1), ValueError, "lam must"),
 }
 
@@ -85,7 +256,15 @@ def test_functions_and_modules(call, error, match):
     ("call", "match"),
     [
         (lambda x: F.linear_act(x, W[:, 1:]), "x must have shape"),
+        (lambda x: F.gated_linear(x, W), r"weight must be \[2 out_features"),
+        (lambda x: F.gated_linear(x, (W, W[1:])), r"weight\[1\] must have shape"),
+        (lambda x: F.gated_linear(x, (W, W), B), "bias must have shape"),
         (lambda x: F.dropout(x, 2.0), "p must be in"),
+        (lambda x: F.dropout(x, shard=((2, 5), (0, 0))), "shard must hold"),
+        (lambda x: F.linear_act(x, W, shard=((2, 7), (0, 0))), "shard must hold"),
+        (lambda x: F.dropout_add(x, x[0]), "residual must have shape"),
+        (lambda x: F.dropout1d(x[0]), "x must be"),
+        (lambda x: F.drop_path(x[0, 0], 0.5), "x must have 1 or more"),
         (lambda x: F.soft_threshold(x, -1.0), "lam must be"),
     ],
 )
@@ -189,16 +368,66 @@ def _raw_adamw(steps, number=0):
     OPS.adamw_step([X], [X], states, torch.tensor([0, number, 2, 3, 5]), *hyper)
 
 
+def _raw_dropout(seed=ONE, threshold=10, samples=1, block=None, shared=1, residual=None):
+    return OPS.dropout(X, residual, seed, threshold, samples, block, shared, 1.1, 0.0, 0.0)
+
+
+def _raw_gated(*tensors, activation=4, threshold=0):
+    given = (*tensors, *[None] * (5 - len(tensors)))
+    return OPS.gated_linear_keep(X, *given, activation, 0.0, 0.0, threshold, 1, None)
+
+
+def _raw_gated_grad(name, *tensors):
+    return getattr(OPS, name)(*tensors, None, 4, 0.0, 0.0, 0, 1, None)
+
+
+Z = torch.cat([R, R], 1)
+
 RAW = {
+    "gated: odd rows": lambda: _raw_gated(W),
+    "gated: unlike weights": lambda: _raw_gated(W, W[1:]),
+    "gated: unlike dtypes": lambda: _raw_gated(W, W.double()),
+    "gated: bias too short": lambda: _raw_gated(W8, None, B[:4]),
+    "gated: bias of one weight": lambda: _raw_gated(W, W, B, None),
+    "gated: bias of the value too short": lambda: _raw_gated(W, W, B, B[1:]),
+    "gated: two biases, one weight": lambda: _raw_gated(W8, None, B[:4], B[:4]),
+    "gated: activation": lambda: _raw_gated(W8, activation=99),
+    "gated: no seed": lambda: _raw_gated(W8, threshold=10),
+    "gated_grad: z as grad": lambda: _raw_gated_grad("gated_grad", R, R),
+    "gated_grad: z too short": lambda: _raw_gated_grad("gated_grad", R, Z[1:]),
+    "gated_grad: z's dtype": lambda: _raw_gated_grad("gated_grad", R, Z.double()),
+    "gated_grad: no dimension": lambda: _raw_gated_grad("gated_grad", R[0, 0], R[0, 0]),
+    "gated_bias_grad: z as grad": lambda: _raw_gated_grad("gated_bias_grad", R, R),
+    "gated_grad_grad: c as grad": lambda: _raw_gated_grad("gated_grad_grad", R, R, Z),
+    "gated_grad_grad: z as grad": lambda: _raw_gated_grad("gated_grad_grad", Z, R, R),
     "saved has another shape": lambda: OPS.act_grad(R, R[1:], None, 2, 1, 0, False),
+    "saved where nothing is": lambda: OPS.act_grad(R, B[:1], None, 0, 0, 0, 0, 1, None, 0, 1),
+    "bits of an activation of many slopes": lambda: OPS.act_grad(
+        R, R.bool().to(torch.uint8)[:, :1], None, 2, 0, 0, 0, 1, None, 4, 1
+    ),
+    "mask of a negative shape": lambda: OPS.dropout_mask([-1, -8], ONE, 9, 1, None, True),
+    "mask of a shape that overflows": lambda: OPS.dropout_mask(
+        [2**32, 2**32], ONE, 9, 1, None, True
+    ),
     "saved is missing": lambda: OPS.act_grad(R, None, None, 2, 1, 0, False),
     "order": lambda: OPS.act_grad(R, R, None, 2, 3, 0, False),
     "activation": lambda: OPS.linear_act(X, W, None, None, None, 99, 0),
     "bias too short": lambda: OPS.linear_act(X, W, B[1:], None, None, 2, 0),
     "residual too small": lambda: OPS.linear_act(X, W, None, R[1:], None, 2, 0),
     "no seed": lambda: OPS.linear_act(X, W, None, None, None, 2, 10),
-    "seed too short": lambda: OPS.dropout(X, ONE[1:], 10),
-    "threshold": lambda: OPS.dropout(X, ONE, 65537),
+    "seed too short": lambda: _raw_dropout(ONE[1:]),
+    "a seed too many": lambda: _raw_dropout(ONE.repeat(2)),
+    "threshold": lambda: _raw_dropout(threshold=65537),
+    "samples do not divide": lambda: _raw_dropout(samples=2),
+    "no samples": lambda: _raw_dropout(samples=0),
+    "shared does not divide": lambda: _raw_dropout(shared=2),
+    "shared by none": lambda: _raw_dropout(shared=0),
+    "block of another size": lambda: _raw_dropout(block=[9, 9, 0, 0, 3, 4]),
+    "block beyond the shape": lambda: _raw_dropout(block=[9, 9, 7, 0, 3, 5]),
+    "block before the shape": lambda: _raw_dropout(block=[9, 9, -1, 0, 3, 5]),
+    "block of two lists": lambda: _raw_dropout(block=[9, 9, 0, 0]),
+    "empty block": lambda: _raw_dropout(block=[]),
+    "another residual": lambda: _raw_dropout(residual=X[1:]),
     "strength's shape": lambda: OPS.prox(X, B, None, 0.0, 0.0),
     "cotangent's shape": lambda: OPS.prox_grad(X[1:], X, None, None, 0.0, 0.0),
     "lists of other lengths": lambda: _raw_sgd([X], []),

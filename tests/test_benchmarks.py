@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks is part of the checkout, not of the 
 
 from benchmarks import bench_memory, readme, report  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
+from benchmarks.bench_dropout import KINDS  # noqa: E402
 from benchmarks.bench_dtypes import HALF  # noqa: E402
 from benchmarks.clocks import call_clock, wall_clock  # noqa: E402
 from benchmarks.harness import (  # noqa: E402
@@ -31,6 +32,7 @@ from benchmarks.harness import (  # noqa: E402
     unsteady,
 )
 from benchmarks.runner import FAMILIES, batches, run_apart  # noqa: E402
+from torchcalc.ops.activations import NAMES  # noqa: E402
 
 pytestmark = pytest.mark.no_kernels
 
@@ -77,7 +79,7 @@ def test_result_file(quick):
 
 def test_pictures(quick):
     pytest.importorskip("matplotlib")
-    for suffix in ("", "-calls", "-dtypes"):
+    for suffix in ("", "-activations", "-layers", "-calls", "-dtypes"):
         picture = quick[1].with_name(f"{quick[1].stem}{suffix}.png")
         assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -98,17 +100,26 @@ def test_figures_follow_from_the_rounds(quick):
 def test_tables(quick):
     for family in FAMILIES:
         assert f"\n{family}" in "\n" + quick[0]
-    assert "2 of 2 bounds are met." in quick[0]
+    lines = quick[0].splitlines()
+    worst = [line for line in lines if line.startswith("memory, worst of ")]
+    assert lines.index("25 of 25 bounds are met.") == lines.index(worst[0]) + 1
 
 
 def test_saved_bytes_in_another_process_which_then_ends():
     tasks = [*bench_memory.tasks(Config(CPU, repeats=1)), Task("step", partial(os._exit, 3))]
     rows = run_apart(tasks, lambda name=None: None)
-    saved = {row.name: row.rounds for row in islice(rows, 2)}
-    assert saved == {
-        "gelu + dropout": {"eager": [12.0], "torchcalc": [8.0]},
-        "relu + dropout": {"eager": [12.0], "torchcalc": [4.0]},
+    saved = {row.name: row.rounds for row in islice(rows, len(tasks) - 1)}
+    assert saved["gelu + dropout"] == {"eager": [12.0], "torchcalc": [8.0]}
+    assert saved["relu + dropout"] == {"eager": [12.0], "torchcalc": [4.0]}
+    assert saved["relu6 + dropout"] == {"eager": [12.0], "torchcalc": [4.125]}
+    # Eager keeps the output's mask, too: 4 of them for 32 hidden elements.
+    assert saved["mlp, gelu + dropouts"] == {
+        "eager": [12.5],
+        "two linear_act": [8.0],
+        "torchcalc": [4.0],
     }
+    for name in NAMES:
+        assert saved[f"{name} + dropout"]["torchcalc"] < saved[f"{name} + dropout"]["eager"]
     (failed,) = rows
     assert failed.failed
     assert failed.not_measured == "its process ended with exit code 3"
@@ -152,8 +163,25 @@ def test_every_dtype_of_every_op(quick):
     names = " ".join(row["name"] for row in rows)
     for op in ("dropout", "soft_threshold", "prox_l2", "prox_elastic_net", "SGD", "AdamW"):
         assert op in names
-    for activation in ("identity", "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"):
+    for activation in NAMES:
         assert f"linear_act {activation}, backward" in names
+
+
+def test_every_activation_shape_and_dropout(quick):
+    rows = quick[2]["rows"]
+
+    def names(family):
+        return [row["name"] for row in rows if row["family"] == family]
+
+    assert names("activations") == [*NAMES, *NAMES]
+    for family, count in (("shapes", 8), ("gated", 9), ("mlp", 8)):
+        sizes = [row["sizes"] for row in rows if row["family"] == family]
+        assert len(set(sizes)) == 6, family
+        assert len(sizes) > count, family
+    for kind in KINDS:
+        assert f"{kind}, forward + backward" in names("dropout")
+        assert f"{kind}, forward + backward" in names("calls")
+    assert len(names("vmap")) == 5
 
 
 def test_interleaving():
@@ -231,6 +259,8 @@ def test_plain_tables(monkeypatch, capsys):
         "import",
         "      torchcalc  must   bound",
         "slow      0.5 s   0.1  MISSED",
+        "import, worst of 1: slow: 0.5 of 0.1 MISSED",
+        "optim, worst of 1: step 4 float32: 2 of 2",
         "1 of 2 bounds are met, 1 missed.",
     ]
 
@@ -269,8 +299,9 @@ def test_what_was_not_measured_has_no_number(monkeypatch, capsys):
         report.print_tables(results)
         lines = capsys.readouterr().out.splitlines()
         assert any("not" in line and "pass" in line for line in lines)
-        assert lines[-3:] == [
+        assert lines[-4:] == [
             "Not measured because other processes used 1.5 of 2 cores: pass 8.",
+            "dropout, worst of 1: step 4 float32: 2 of 2",
             "1 of 2 bounds are met, 1 not measured.",
             "1 of 2 rows were not measured.",
         ]
@@ -297,6 +328,38 @@ def test_a_bound_holds_for_all_subjects():
     row = Row("dropout", "", "", rounds, "ms", "float32", Bound(2.5), subjects=HALF)
     assert row.passed is False
     assert row.within(3.0)
+    assert row.share_of_bound == 3.0 / 2.5
+
+
+def test_the_worst_row_is_the_one_nearest_its_bound():
+    def row(name, figure, must, **more):
+        rounds = {"copy": [1.0], "torchcalc": [figure]}
+        bound = None if must is None else Bound(must)
+        return Row(name, "", "", rounds, "ms", "copy", bound, **more)
+
+    results = {
+        "gated": [row("a", 0.8, 0.85), row("b", 1.2, 1.5), row("c", 9.0, None)],
+        "mlp": [row("d", 1.0, 1.0), row("e", 1.3, 1.0), NOT_MEASURED],
+        "vmap": [row("f", 5.0, None)],
+    }
+    assert report.worst_rows(results) == [
+        "mlp, worst of 2: e: 1.3 of 1 MISSED",
+        "gated, worst of 2: a: 0.8 of 0.85",
+    ]
+    recorded = json.loads(report.to_json(MACHINE, results))
+    few = readme.table(recorded).splitlines()[2:]
+    assert [line.split(" |")[0] for line in few] == ["| a", "| b", "| d", "| e", "| pass, 8"]
+    results["mlp"] = [row("d", 1.0, 1.0)] * readme.MOST + [row("e", 1.3, 1.0)]
+    recorded = json.loads(report.to_json(MACHINE, results))
+    assert (
+        readme.table(recorded).splitlines()[-1]
+        == "| mlp, worst of 5: e | copy |  |  | **1.3** | 1 |"
+    )
+    results["mlp"].append(NOT_MEASURED)
+    recorded = json.loads(report.to_json(MACHINE, results))
+    assert "| mlp, worst of 6: pass, 8 | copy |  |  | **not measured** | 2 |" in readme.table(
+        recorded
+    )
 
 
 def test_readme_calls_table():

@@ -20,7 +20,7 @@ from benchmarks.runner import run_apart  # noqa: E402
 pytestmark = pytest.mark.no_kernels
 
 # Those that ask whether there is a GPU, or have rows for one.
-FAMILIES = ["dropout", "linear_act", "epilogue", "optim", "prox", "calls"]
+FAMILIES = ["dropout", "linear_act", "mlp", "epilogue", "optim", "prox", "calls"]
 
 
 @pytest.fixture(scope="module")

@@ -66,8 +66,8 @@ FAULTS = {
         "none",
         "dropout",
         "cuda/dropout_kernels.cuh",
-        "launch(dropout_kernel<T>, octet_blocks(n)",
-        "launch(dropout_kernel<T>, int64_t{0}",
+        "launch(kernel, octet_blocks(args.n)",
+        "launch(kernel, int64_t{0}",
         "AssertionError",
     ),
     "a block too few": Fault(

@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from torchcalc import _C, functional, nn
+from torchcalc.ops import activations
 from torchcalc.reference import dropout as reference
 
 # Random123's kat_vectors: counter, key, words of philox4x32-10.
@@ -133,6 +134,8 @@ def test_dropped_elements_are_zero_where_x_is_not_finite(device):
 
 
 def test_same_bits_for_any_number_of_threads():
+    _, *gelu = activations.resolve("", "gelu")
+
     def run():
         torch.manual_seed(0)
         x = torch.randn(700, 33, requires_grad=True)
@@ -140,7 +143,7 @@ def test_same_bits_for_any_number_of_threads():
         y = functional.linear_act(x, weight, bias.requires_grad_(), dropout_p=0.3, seed=5)
         dropped = functional.dropout(torch.ones(100_003), 0.3, seed=5)
         dz_and_bias = torch.ops.torchcalc.act_bias_grad(
-            y.detach(), y.detach(), torch.tensor([5]), 2, 19661, False
+            y.detach(), y.detach(), torch.tensor([5]), *gelu, 19661, 1, None, activations.INPUT
         )
         return [dropped, *dz_and_bias]
 

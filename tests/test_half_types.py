@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from torchcalc import functional, optim, prox
-from torchcalc.reference.linear_act import ACTIVATIONS, derivative
+from torchcalc.ops.activations import INPUT, NAMES, NOTHING, OUTPUT, resolve
+from torchcalc.reference.activations import FROM_OUTPUT, derivative, parameters
 
 HALF_TYPES = [torch.float16, torch.bfloat16]
 
@@ -46,15 +47,24 @@ def test_every_value_in_an_optimizer(half, device):
         torch.testing.assert_close(w.detach(), expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("from_output", [False, True])
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_derivatives_in_every_dtype(activation, order, dtype, device):
+@pytest.mark.parametrize("name", NAMES)
+def test_derivatives_in_every_dtype(name, order, from_output, dtype, device):
     """The kernels of both orders against the formulas in float64, rounded once."""
+    if from_output and name not in FROM_OUTPUT:
+        pytest.skip("not told from the output")
+    activation = resolve("test", name)
     grad, saved = (torch.randn(37, 21, device=device).to(dtype) for _ in range(2))
-    saved = saved.clamp(-0.9, 0.9)  # an output of each of them
-    dz = torch.ops.torchcalc.act_grad(
-        grad, saved, None, list(ACTIVATIONS).index(activation), order, 0, False
-    )
-    exact = derivative(grad.double(), saved.double(), activation, order)
+    if from_output:
+        saved = saved.clamp(-0.9, 0.9)  # an output of most of them
+        saved = saved.abs() if name in ("relu", "relu6", "softplus") else saved
+    options = *activation[1:], 0, 1, None, OUTPUT if from_output else INPUT, order
+    if name == "identity":
+        options = *options[:-2], NOTHING, order
+    given = None if name == "identity" else saved
+    dz = torch.ops.torchcalc.act_grad(grad, given, None, *options)
+    told = name, order, *parameters(activation)
+    exact = derivative(grad.double(), saved.double(), *told, from_output=from_output)
     eps = torch.finfo(dtype).eps if dtype != torch.float64 else 1e-13
-    torch.testing.assert_close(dz.double(), exact, rtol=eps, atol=4 * max(eps, 1e-13))
+    torch.testing.assert_close(dz.double(), exact, rtol=eps, atol=8 * max(eps, 1e-13))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torchcalc import optim
+from torchcalc.ops.activations import BITS, INPUT, resolve
 
 TENSORS = (70, 130)  # a CUDA launch of the optimizers takes 64
 
@@ -32,9 +33,9 @@ def test_more_parameters_than_a_launch_takes(name, count, device):
 def test_a_bias_gradient_of_many_rows(dtype, device):
     """Of 36 chunks of rows, each summed in op-math type."""
     upstream = torch.randn(4500, 9, device=device, dtype=dtype)
-    seed, saved = None, torch.randn_like(upstream)
-    gelu = 2
-    dz, dbias = torch.ops.torchcalc.act_bias_grad(upstream, saved, seed, gelu, 0, False)
+    saved = torch.randn_like(upstream)
+    gelu = *by_name("gelu"), 0, 1, None
+    dz, dbias = torch.ops.torchcalc.act_bias_grad(upstream, saved, None, *gelu, INPUT)
     z = saved.double().requires_grad_()
     (exact,) = torch.autograd.grad(torch.nn.functional.gelu(z), z, upstream.double())
     tolerance = torch.finfo(dtype).eps
@@ -43,6 +44,11 @@ def test_a_bias_gradient_of_many_rows(dtype, device):
     rounding = max(tolerance, 1e-6 if dtype != torch.float64 else 1e-14)
     scale = exact.sum(0).abs().max().item() + (1 if dtype == torch.float32 else 0) * 100
     torch.testing.assert_close(dbias.double(), exact.sum(0), rtol=0, atol=rounding * scale)
+
+
+def by_name(name):
+    """An activation as ops are told it."""
+    return resolve("test", name)[1:]
 
 
 def shifted(t):
@@ -56,11 +62,16 @@ def calls(device, dtype):
     ops, seed = torch.ops.torchcalc, torch.tensor([3], device=device)
     x, w, b = (torch.randn(s, device=device, dtype=dtype) for s in ((8, 16), (16, 16), (16,)))
     a, c = torch.randn_like(x), torch.rand_like(x)
-    yield lambda x, w, b, r: ops.linear_act(x, w, b, r, seed, 2, 9000), [x, w, b, a]
-    yield lambda x, w, b, r: ops.linear_act_keep(x, w, b, r, seed, 1, 9000), [x, w, b, a]
-    yield lambda g, s: ops.act_grad(g, s, seed, 2, 2, 9000, False), [x, a]
-    yield lambda g, s: ops.act_bias_grad(g, s, seed, 4, 0, False), [x, a]
-    yield lambda x: ops.dropout(x, seed, 9000), [x]
+    relu, gelu, silu = ((*by_name(name), 9000, 1, None) for name in ("relu", "gelu", "silu"))
+    bits = torch.randint(0, 256, (8, 2), device=device, dtype=torch.uint8)
+    yield lambda x, w, b, r: ops.linear_act(x, w, b, r, seed, *gelu), [x, w, b, a]
+    yield lambda x, w, b, r: ops.linear_act_keep(x, w, b, r, seed, *relu), [x, w, b, a]
+    yield lambda g, s: ops.act_grad(g, s, seed, *gelu, INPUT, 2), [x, a]
+    yield lambda g, s: ops.act_bias_grad(g, s, seed, *silu, INPUT), [x, a]
+    yield lambda g, s: ops.act_grad(g, s, seed, *relu, BITS, 1), [x, bits]
+    yield lambda z, r: ops.act(z, r, seed, *gelu), [x, a]
+    yield lambda g, w, z: ops.mlp_grad(g, w, z, seed, *gelu[:3], False, *gelu[3:]), [x, w, a]
+    yield lambda x, r: ops.dropout(x, r, seed, 9000, 1, None, 1, 1.5, 0.1, 0.2), [x, a]
     yield lambda x, l1, l2: ops.prox(x, l1, l2, 0.0, 0.0), [x, a.abs(), c]
     yield lambda g, x, l1, l2: ops.prox_grad(g, x, l1, l2, 0.0, 0.0), [a, x, a.abs(), c]
     yield (
@@ -69,7 +80,7 @@ def calls(device, dtype):
     )
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(11))
 def test_one_array_that_is_misaligned(number, dtype, device):
     call, arrays = list(calls(device, dtype))[number]
     expected = call(*arrays)

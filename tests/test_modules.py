@@ -12,6 +12,7 @@ import torch.fx.experimental.optimization
 
 import torchcalc
 from torchcalc import functional, nn
+from torchcalc.ops.activations import NAMES
 
 
 def test_linear_act_has_linears_parameters(device):
@@ -100,23 +101,37 @@ def _saved_bytes(model, x):
     return sum(kept.values()), y
 
 
-@pytest.mark.parametrize(
-    ("activation", "residual", "per_element"),
-    [
-        ("identity", False, 0),
-        ("relu", False, 4),  # y, which the next layer keeps too
-        ("tanh", False, 4),
-        ("sigmoid", False, 4),
-        ("gelu", False, 4),  # z
-        ("gelu_tanh", False, 4),
-        ("silu", False, 4),
-        ("identity", True, 0),
-        ("relu", True, 4),  # a
-        ("gelu", True, 4),
-    ],
-)
-def test_what_is_kept_for_backward(activation, residual, per_element):
-    layer = nn.LinearAct(16, 1000, activation=activation, dropout_p=0.5)
+# Bits for each element that are kept for backward: without dropout, with it, with a residual.
+KEPT = {
+    "identity": (0, 0, 0),
+    "relu": (32, 32, 1),  # y, which the next layer keeps too; with a residual, where it is on
+    "leaky_relu": (32, 32, 1),
+    torch.nn.LeakyReLU(-0.1): (1, 1, 1),
+    "relu6": (32, 1, 1),
+    "hardtanh": (32, 1, 1),
+    "hardsigmoid": (32, 1, 1),
+    "tanh": (32, 32, 32),  # y; with a residual a
+    "sigmoid": (32, 32, 32),
+    "elu": (32, 32, 32),
+    torch.nn.ELU(-1.0): (32, 32, 32),  # z
+    "celu": (32, 32, 32),
+    "selu": (32, 32, 32),
+    "softplus": (32, 32, 32),
+    "softsign": (32, 32, 32),
+    "gelu": (32, 32, 32),  # z, as all that follow
+    "gelu_tanh": (32, 32, 32),
+    "silu": (32, 32, 32),
+    "quick_gelu": (32, 32, 32),
+    "mish": (32, 32, 32),
+    "relu_squared": (32, 32, 32),
+    "hardswish": (32, 32, 32),
+}
+
+
+@pytest.mark.parametrize("case", [0, 1, 2], ids=["alone", "dropout", "residual"])
+@pytest.mark.parametrize(("activation", "bits"), KEPT.items(), ids=str)
+def test_what_is_kept_for_backward(activation, bits, case):
+    layer = nn.LinearAct(16, 1000, activation=activation, dropout_p=0.5 * (case == 1))
     x, r = torch.randn(64, 16), torch.randn(64, 1000)
 
     class Model(torch.nn.Module):
@@ -125,10 +140,21 @@ def test_what_is_kept_for_backward(activation, residual, per_element):
             self.layer = layer
 
         def forward(self, x):
-            return self.layer(x, r if residual else None)
+            return self.layer(x, r if case == 2 else None)
 
     kept, _ = _saved_bytes(Model(), x)
-    assert kept == per_element * 64 * 1000 + 8  # and the seed
+    assert kept == bits[case] * 64 * 1000 // 8 + 8 * (case == 1)  # and the seed
+
+
+def test_the_bytes_of_every_activation_are_known():
+    assert set(NAMES) <= set(KEPT)
+
+
+@pytest.mark.parametrize(("activation", "hidden"), [("gelu", 32), ("relu", 32), ("hardtanh", 32)])
+def test_what_an_mlp_keeps(activation, hidden):
+    block = nn.MLP(16, 1000, 8, activation, hidden_dropout_p=0.5, dropout_p=0.5)
+    kept, _ = _saved_bytes(block, torch.randn(64, 16))
+    assert kept == hidden * 64 * 1000 // 8 + 2 * 8  # z or h, and the seeds
 
 
 @pytest.mark.parametrize("frozen", ["weight", "x"])
@@ -179,8 +205,13 @@ def test_autocast_adds_a_float32_residual_as_pytorch_would():
 
 def test_everything_is_reachable_from_the_package():
     assert torchcalc.__version__
-    for name in ("LinearAct", "Dropout", "SoftThreshold"):
+    layers = ("LinearAct", "GatedLinear", "MLP", "SoftThreshold", "DropPath", "DropoutAdd")
+    dropouts = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout")
+    for name in (*layers, *dropouts, "FeatureAlphaDropout"):
         assert hasattr(torchcalc.nn, name)
+    assert torchcalc.distributed.ColwiseParallel
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = torchcalc.nothing
     for name in ("L1", "L2", "ElasticNet"):
         assert hasattr(torchcalc.prox, name)
     for name in ("SGD", "AdamW", "groups"):

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import disassembly
 import sass
+from decided import decide
 from disassembly import Counts, Instruction, Kernel
 
 pytestmark = pytest.mark.no_kernels
@@ -33,7 +34,7 @@ def code():
 
 @pytest.fixture(scope="module")
 def rows(code):
-    return sass.measure_all(code[1])
+    return sass.measure_all(*code)
 
 
 def test_nothing_exceeds_its_bounds(code, rows):
@@ -52,13 +53,14 @@ def test_a_mask_is_stored_in_words(code):
 
 def test_only_16_bits_take_exp_from_the_special_function_unit(code):
     """The one line of assembly that no other test runs: 2^(log2(e) x), and log2(e) is right."""
-    wanted = Counts(loads=1, stores=1, exps=8, reciprocals=8)
+    case = next(case for case in sass.cases() if case.name == "silu")
     for word in ("BFloat16", "Half"):
-        way = code[1][f"epilogue_kernel<Silu, {word}>"].shortest(wanted, False)
+        kernel = decide(code[1][f"epilogue_kernel<{word}>"], case.arguments(code[0]))
+        way = kernel.shortest(case.counts(2), False)
         assert sum(i.name == "MUFU.EX2" for i in way) == 8
         factors = [float(i.operands.split()[-1]) for i in way if " -1.44" in i.operands]
         assert factors == pytest.approx([-1 / math.log(2)] * 8, rel=2**-24)
-    assert not any(i.name == "MUFU.EX2" for i in code[1]["epilogue_kernel<Silu, float>"].code)
+    assert not any(i.name == "MUFU.EX2" for i in code[1]["epilogue_kernel<float>"].code)
 
 
 def test_the_page_has_these_numbers(code, rows):
@@ -133,6 +135,43 @@ def test_a_loop_is_counted_once():
     """
     assert len(kernel(text).shortest(Counts(loads=1, stores=1), True)) == 3
     assert len(kernel(text).shortest(Counts(loads=1, stores=1), False)) == 5
+
+
+SWITCH = """
+LDC.64 R2, c[0x0][0x238]
+ISETP.GT.U32.AND P0, PT, R2.reuse, 0x1, PT
+ISETP.GT.AND.EX P0, PT, R3, RZ, PT, P0
+@P0 BRA 0x20
+ISETP.NE.U32.AND P1, PT, R2, 0x1, PT
+ISETP.NE.AND.EX P1, PT, R3, RZ, PT, P1
+@!P1 BRA 0x28
+EXIT
+MUFU.RCP R4, R4
+EXIT
+MUFU.EX2 R4, R4
+EXIT
+"""
+
+
+def test_a_switch_is_followed():
+    ends = {0: Counts(), 1: Counts(exps=1), 2: Counts(reciprocals=1), 7: Counts(reciprocals=1)}
+    for number, counts in ends.items():
+        decided = decide(kernel(SWITCH), {"c[0x0][0x238]": number})
+        assert decided.shortest(counts, False)
+        for other in set(ends.values()) - {counts}:  # the only way
+            with pytest.raises(disassembly.NoSuchWay):
+                decided.shortest(other, False)
+
+
+def test_what_is_overwritten_decides_nothing():
+    for before, after in (
+        ("@P0 BRA", "FSETP.GT.AND P0, PT, R7, RZ, PT\n@P0 BRA"),
+        ("ISETP.GT.U32.AND P0", "LDG.E.128 R0, desc[UR4][R8.64]\nISETP.GT.U32.AND P0"),
+        ("0x238", "0x240"),
+    ):
+        text = SWITCH.replace(before, after, 1).split("ISETP.NE")[0]
+        with pytest.raises(disassembly.NoSuchWay, match="no branch"):
+            decide(kernel(text + 8 * "EXIT\n"), {"c[0x0][0x238]": 1})
 
 
 def test_faults():

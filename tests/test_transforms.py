@@ -10,6 +10,7 @@ from conftest import rows
 from torch.func import grad, vmap
 
 from torchcalc import optim
+from torchcalc.ops.activations import INPUT, NOTHING, SCALED_OUTPUT
 from torchcalc.testing import OPS
 
 SIZE = 3  # of a vmapped dimension
@@ -116,7 +117,7 @@ def test_vmap_of_no_samples(op, device):
 
 
 # Once per op, because inductor compiles C++; above, aot_eager traces every row.
-ONE_ROW_EACH = [op for op in OPS if not op.name.startswith("linear_act") or "[gelu]" in op.name]
+ONE_ROW_EACH = [op for op in OPS if "linear" not in op.name or "[gelu]" in op.name]
 
 
 @pytest.mark.slow
@@ -176,15 +177,44 @@ def _raw_calls(device):
     x, w, b = (torch.randn(s, device=device) for s in ((3, 5), (7, 5), (7,)))
     r, seed = torch.randn(3, 7, device=device), torch.tensor([1], device=device)
     ops = torch.ops.torchcalc
-    yield ops.linear_act, (x, w, None, None, None, 2, 0)
-    yield ops.linear_act, (x, w, b, r, seed, 2, 6000)
-    yield ops.linear_act_keep, (x, w, None, None, seed, 2, 6000)
-    yield ops.linear_act_keep, (x, w, b, r, None, 1, 0)
-    yield ops.act_grad, (r, None, None, 0, 1, 0, False)
-    yield ops.act_grad, (r, r + 1, seed, 2, 2, 6000, False)
-    yield ops.act_bias_grad, (r, r + 1, seed, 5, 6000, True)
-    yield ops.dropout, (x, seed, 6000)
-    yield ops.dropout_mask, ([3, 5], seed, 6000)
+    gelu, relu, tanh = ((code, 0.0, 0.0) for code in (2, 1, 5))
+    drop, keep = (6000, 1, None), (0, 1, None)
+    yield ops.linear_act, (x, w, None, None, None, *gelu, *keep)
+    yield ops.linear_act, (x, w, b, r, seed, *gelu, *drop)
+    yield ops.linear_act_keep, (x, w, None, None, seed, *gelu, *drop)
+    yield ops.linear_act_keep, (x, w, b, r, None, *relu, *keep)  # bits
+    yield ops.linear_act_keep, (x, w, b, r, None, *tanh, *keep)  # a
+    yield ops.act, (r, None, None, *gelu, *keep)
+    yield ops.act, (r, r + 1, seed, *gelu, *drop)
+    yield ops.act_grad, (r, None, None, 0, 0.0, 0.0, *keep, NOTHING, 1)
+    yield ops.act_grad, (r, r + 1, seed, *gelu, *drop, INPUT, 2)
+    yield ops.act_bias_grad, (r, r + 1, seed, *tanh, *drop, SCALED_OUTPUT)
+    w2 = torch.randn(4, 7, device=device)
+    for op in (ops.mlp, ops.mlp_keep):
+        yield op, (x, w, None, w2, None, None, None, None, *gelu, False, 0, 0, 1, None, None)
+        layers = x, torch.cat([w, w]), b.repeat(2), w2, b[:4], r[:, :4]
+        yield op, (*layers, seed, seed + 1, *gelu, True, 6000, 6000, 1, None, None)
+    yield ops.mlp_grad, (r[:, :4], w2, r, None, *gelu, False, *keep)
+    yield ops.mlp_grad, (r[:, :4], w2, r.repeat(1, 2), seed, *gelu, True, *drop)
+    f, masked = (4, 0.0, 0.0), (6000, 3, [2, 9, 1, 1, 1, 7])  # three samples, a block each
+    seeds, z = seed.expand(3).clone(), torch.randn(3, 14, device=device)
+    for op in (ops.gated_linear, ops.gated_linear_keep):
+        yield op, (x, torch.cat([w, w]), None, None, None, None, *f, 0, 1, None)
+        yield op, (x, w, w + 1, b, b + 1, seeds, *f, *masked)
+    for op in (ops.gated_grad, ops.gated_bias_grad):
+        yield op, (r, z, None, *f, 0, 1, None)
+        yield op, (r, z, seeds, *f, *masked)
+    yield ops.gated_grad_grad, (z + 1, r, z, None, *f, 0, 1, None)
+    yield ops.gated_grad_grad, (z + 1, r, z, seeds, *f, *masked)
+    plain, block = (1, None), (1, [6, 9, 2, 1, 3, 5])  # samples, block
+    yield ops.dropout, (x, None, seed, 6000, *plain, 1, 1.1, 0.0, 0.0)
+    yield ops.dropout, (x, x + 1, seed, 6000, *block, 1, 1.1, 0.5, -1.0)
+    yield ops.dropout, (x, x + 1, seed.expand(3).clone(), 6000, 3, None, 5, 1.1, 0.5, -1.0)
+    yield ops.dropout, (x, None, seed, 6000, 3, [2, 5, 1, 0, 1, 1], 5, 1.1, 0.0, 0.0)
+    yield ops.dropout_mask, ([3, 5], seed, 6000, *plain, False)
+    yield ops.dropout_mask, ([3, 5], seed, 6000, *block, False)
+    yield ops.dropout_mask, ([3, 5], seed, 6000, *block, True)
+    yield ops.dropout_mask, ([3, 5], seed.expand(3).clone(), 6000, 3, None, True)
     l1 = torch.rand((), device=device)
     for lams in ((None, None, 0.1, 0.2), (l1, x.abs(), 0.0, 0.0)):
         yield ops.prox, (x, *lams)

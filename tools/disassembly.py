@@ -66,7 +66,8 @@ class Instruction(NamedTuple):
 
     def may_pass(self) -> bool:
         """Single elements are for the ends of arrays, calls for division of extreme numbers."""
-        narrow = 0 < self.accesses("LD") < 64 or 0 < self.accesses("ST") < 64
+        # Bytes are bits of eight elements.
+        narrow = any(8 < self.accesses(kind) < 64 for kind in ("LD", "ST"))
         leaves = self.name.startswith(("CALL", "RET", "BRX")) and not self.predicate
         return not narrow and not leaves
 

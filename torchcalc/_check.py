@@ -19,6 +19,7 @@ from torchcalc.reference.dropout import LANE_RANGE
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HALF = (torch.bfloat16, torch.float16)
 MAX_SEED = 2**63 - 1
+MAX_BLOCK_DIMS = 8  # csrc/math/mask.h
 
 
 def describe(value: Any) -> str:
@@ -56,13 +57,18 @@ def check_shape(op: str, name: str, t: Tensor, shape: tuple[int, ...], meaning: 
         )
 
 
+def _are_sizes(sizes: Sequence[Any]) -> bool:
+    return all(
+        type(n) is int
+        or (isinstance(n, int | torch.SymInt | numbers.Integral) and not isinstance(n, bool))
+        for n in sizes
+    )
+
+
 def check_size(op: str, shape: Any) -> tuple[int, ...]:
     """A shape, given as one size or as a sequence of them."""
     sizes = shape if isinstance(shape, Sequence) else (shape,)
-    if not all(
-        isinstance(n, int | torch.SymInt | numbers.Integral) and not isinstance(n, bool)
-        for n in sizes
-    ):
+    if not _are_sizes(sizes):
         raise TypeError(f"{op}: shape must be a size or a sequence of sizes, got {shape!r}")
     if any(isinstance(n, torch.SymInt) for n in sizes) or torch.compiler.is_dynamo_compiling():
         return tuple(sizes)  # sizes of other tensors, mostly: not to be made constants
@@ -71,9 +77,43 @@ def check_size(op: str, shape: Any) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def check_shard(op: str, shard: Any, size: Sequence[int]) -> list[int] | None:
+    """The block [*shape, *offset, *size] of ``size`` that shard = (shape, offset) tells.
+
+    None where the tensor has no dimensions, and so is the whole.
+    """
+    if (
+        not isinstance(shard, Sequence)
+        or len(shard) != 2
+        or not all(isinstance(part, Sequence) and _are_sizes(part) for part in shard)
+    ):
+        raise TypeError(
+            f"{op}: shard must be (shape, offset), two sequences of ints, got {shard!r}"
+        )
+    shape, offset = shard
+    if not len(shape) == len(offset) == len(size):
+        raise ValueError(
+            f"{op}: shard must be a shape and an offset of {len(size)} dimensions, as the tensor "
+            f"of shape {tuple(size)}, got {shard!r}"
+        )
+    if len(size) > MAX_BLOCK_DIMS:
+        raise ValueError(
+            f"{op}: shard must have at most {MAX_BLOCK_DIMS} dimensions, got {len(size)}"
+        )
+    if math.prod(shape) > MAX_SEED:
+        raise ValueError(f"{op}: shard must be of a shape of less than 2^63, got {shard!r}")
+    for whole, first, part in zip(shape, offset, size, strict=True):
+        if first < 0 or first + part > whole:
+            raise ValueError(
+                f"{op}: shard must hold the tensor: one of shape {tuple(size)} at offset "
+                f"{tuple(offset)} is not within {tuple(shape)}"
+            )
+    return [*shape, *offset, *size] or None
+
+
 def dropout_threshold(op: str, name: str, p: Any) -> int:
     """round(65536 p): the mask keeps lanes from here on (csrc/math/philox.h)."""
-    if not isinstance(p, numbers.Real) or isinstance(p, bool):
+    if type(p) is not float and (not isinstance(p, numbers.Real) or isinstance(p, bool)):
         raise TypeError(f"{op}: {name} must be a number in [0, 1], got {describe(p)}")
     if not 0 <= float(p) <= 1:
         raise ValueError(f"{op}: {name} must be in [0, 1], got {p}")
@@ -100,30 +140,113 @@ def int_seed(op: str, seed: Any) -> int:
     return value
 
 
-def dropout(x: Any, seed: Any) -> None:
-    """The arguments of dropout."""
-    check_floating("dropout", "x", x)
-    check_seed("dropout", seed, x.device)
-
-
-def linear_act(x: Any, weight: Any, bias: Any, residual: Any, seed: Any) -> None:
-    """The tensors of linear_act."""
-    op = "linear_act"
+def dropout(op: str, x: Any, residual: Any, seed: Any) -> None:
+    """The tensors of an op that drops elements of x; seed is None where it is not yet known."""
     check_floating(op, "x", x)
-    check_floating(op, "weight", weight, like=x)
+    if residual is not None:
+        check_floating(op, "residual", residual, like=x)
+        check_shape(op, "residual", residual, x.shape, "x's")
+    if seed is not None:
+        check_seed(op, seed, x.device)
+
+
+def linear(
+    op: str, x: Any, weight: Any, bias: Any, weight_name: str = "weight", bias_name: str = "bias"
+) -> tuple[int, ...]:
+    """The tensors of a linear layer; returns its output's shape."""
+    check_floating(op, "x", x)
+    check_floating(op, weight_name, weight, like=x)
     if weight.dim() != 2:
         raise ValueError(
-            f"{op}: weight must be [out_features, in_features], got shape {tuple(weight.shape)}"
+            f"{op}: {weight_name} must be [out_features, in_features], "
+            f"got shape {tuple(weight.shape)}"
         )
     out_features, in_features = weight.shape
     if x.dim() == 0 or x.shape[-1] != in_features:
         raise ValueError(f"{op}: x must have shape [*, {in_features}], got {tuple(x.shape)}")
     if bias is not None:
-        check_floating(op, "bias", bias, like=x)
-        check_shape(op, "bias", bias, (out_features,), "out_features")
+        check_floating(op, bias_name, bias, like=x)
+        check_shape(op, bias_name, bias, (out_features,), "out_features")
+    return (*x.shape[:-1], out_features)
+
+
+def linear_act(x: Any, weight: Any, bias: Any, residual: Any, seed: Any) -> None:
+    """The tensors of linear_act."""
+    op = "linear_act"
+    shape = linear(op, x, weight, bias)
     if residual is not None:
         check_floating(op, "residual", residual, like=x)
-        check_shape(op, "residual", residual, (*x.shape[:-1], out_features), "the output's")
+        check_shape(op, "residual", residual, shape, "the output's")
+    if seed is not None:
+        check_seed(op, seed, x.device)
+
+
+def mlp(
+    x: Any,
+    weight1: Any,
+    bias1: Any,
+    weight2: Any,
+    bias2: Any,
+    residual: Any,
+    hidden_seed: Any = None,
+    seed: Any = None,
+    *,
+    gated: bool = False,
+) -> None:
+    """The tensors of mlp."""
+    op = "mlp"
+    *lead, hidden = linear(op, x, weight1, bias1, "weight1", "bias1")
+    if gated:
+        if hidden % 2:
+            raise ValueError(
+                f"{op}: weight1 of a gated layer must have an even number of rows, "
+                f"got shape {tuple(weight1.shape)}"
+            )
+        hidden //= 2
+    check_floating(op, "weight2", weight2, like=x)
+    if weight2.dim() != 2 or weight2.shape[1] != hidden:
+        raise ValueError(
+            f"{op}: weight2 must be [out_features, {hidden}], got shape {tuple(weight2.shape)}"
+        )
+    if bias2 is not None:
+        check_floating(op, "bias2", bias2, like=x)
+        check_shape(op, "bias2", bias2, (weight2.shape[0],), "out_features")
+    if residual is not None:
+        check_floating(op, "residual", residual, like=x)
+        check_shape(op, "residual", residual, (*lead, weight2.shape[0]), "the output's")
+    for given in (hidden_seed, seed):
+        if given is not None:
+            check_seed(op, given, x.device)
+
+
+def gated_linear(
+    x: Any, weight: Any, weight_value: Any, bias: Any, bias_value: Any, seed: Any
+) -> None:
+    """The tensors of gated_linear: weights and biases as one tensor, or as a pair."""
+    op = "gated_linear"
+    check_floating(op, "x", x)
+    is_pair = weight_value is not None
+    name = "weight[0]" if is_pair else "weight"
+    check_floating(op, name, weight, like=x)
+    if weight.dim() != 2 or not (is_pair or weight.shape[0] % 2 == 0):
+        rows = "out_features" if is_pair else "2 out_features"
+        raise ValueError(
+            f"{op}: {name} must be [{rows}, in_features], got shape {tuple(weight.shape)}"
+        )
+    if is_pair:
+        check_floating(op, "weight[1]", weight_value, like=x)
+        check_shape(op, "weight[1]", weight_value, tuple(weight.shape), "weight[0]'s")
+    rows, in_features = weight.shape
+    out_features = rows if is_pair else rows // 2
+    if x.dim() == 0 or x.shape[-1] != in_features:
+        raise ValueError(f"{op}: x must have shape [*, {in_features}], got {tuple(x.shape)}")
+    if bias_value is not None:
+        for name, t in (("bias[0]", bias), ("bias[1]", bias_value)):
+            check_floating(op, name, t, like=x)
+            check_shape(op, name, t, (out_features,), "out_features")
+    elif bias is not None:
+        check_floating(op, "bias", bias, like=x)
+        check_shape(op, "bias", bias, (2 * out_features,), "2 out_features")
     if seed is not None:
         check_seed(op, seed, x.device)
 

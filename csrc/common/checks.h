@@ -11,7 +11,6 @@
 
 #include "common/dispatch.h"
 #include "common/errors.h"
-#include "math/philox.h"
 
 // What every op holds true of its inputs before it touches memory. These checks are the gate: what
 // they let through is right. Of what they refuse, Python says why, and names the argument.
@@ -126,20 +125,6 @@ inline Tensor view(const Tensor& t, const Shape& shape, const Shape& strides, in
 template <class T>
 T* data_or_null(const OptionalTensor& t) {
   return t ? static_cast<T*>(t->data_ptr()) : nullptr;
-}
-
-// The seed's address, or null where nothing is dropped. It is read where the kernel runs, so that a
-// seed on a GPU costs no synchronisation.
-inline const int64_t* checked_seed(const OptionalTensor& seed, int64_t threshold,
-                                   const Kind& reference, const char* op) {
-  STD_TORCH_CHECK(threshold >= 0 && threshold <= math::kLaneRange, op,
-                  ": threshold is not in [0, 65536]");
-  if (threshold == 0) return nullptr;
-  STD_TORCH_CHECK(seed.has_value(), op, ": dropout needs a seed");
-  STD_TORCH_CHECK(seed->numel() == 1 && seed->scalar_type() == ScalarType::Long, op,
-                  ": seed is not one int64 element");
-  STD_TORCH_CHECK(Kind(*seed).same_device(reference), op, ": seed is on another device");
-  return static_cast<const int64_t*>(seed->data_ptr());
 }
 
 }  // namespace torchcalc

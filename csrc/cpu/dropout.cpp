@@ -5,12 +5,27 @@
 namespace torchcalc::cpu {
 namespace {
 
-template <class T>
-TC_SIMD void drop(T* __restrict y, const T* __restrict x, const uint16_t* __restrict lanes,
-                  int32_t threshold, opmath_t<T> scale, int64_t n) {
+template <class T, class Op>
+TC_SIMD void drop(const DropoutArgs<T, Op>& args, const uint16_t* __restrict lanes,
+                  int32_t threshold, int64_t begin, int64_t n) {
+  const T* __restrict x = args.x + begin;
+  T* __restrict y = args.y + begin;
+  const Op scale = args.scale, shift = args.shift, fill = args.fill;
   for (int64_t i = 0; i < n; ++i) {
-    const opmath_t<T> kept = static_cast<opmath_t<T>>(x[i]) * scale;
-    y[i] = static_cast<T>(lanes[i] >= threshold ? kept : opmath_t<T>(0));
+    y[i] = narrow<T>(lanes[i] >= threshold ? widen(x[i]) * scale + shift : fill);
+  }
+}
+
+template <class T, class Op>
+TC_SIMD void drop_and_add(const DropoutArgs<T, Op>& args, const uint16_t* __restrict lanes,
+                          int32_t threshold, int64_t begin, int64_t n) {
+  const T* __restrict x = args.x + begin;
+  const T* __restrict residual = args.residual + begin;
+  T* __restrict y = args.y + begin;
+  const Op scale = args.scale, shift = args.shift, fill = args.fill;
+  for (int64_t i = 0; i < n; ++i) {
+    const Op v = lanes[i] >= threshold ? widen(x[i]) * scale + shift : fill;
+    y[i] = narrow<T>(widen(residual[i]) + v);
   }
 }
 
@@ -19,24 +34,39 @@ TC_SIMD void compare(bool* __restrict mask, const uint16_t* __restrict lanes, in
   for (int64_t i = 0; i < n; ++i) mask[i] = lanes[i] >= threshold;
 }
 
+struct IsKept {
+  int32_t threshold;
+  TC_HD bool is_on(uint16_t lane) const { return lane >= threshold; }
+};
+
 struct Cpu {
   using Guard = NoGuard;
 
-  template <class T>
-  static void dropout(const T* x, T* y, int64_t n, const int64_t* seed, int64_t threshold) {
-    const auto scale = static_cast<opmath_t<T>>(math::dropout_scale(threshold));
+  template <class T, class Op>
+  static void dropout(const DropoutArgs<T, Op>& args) {
     for_each_segment(
-        0, n, [&] { return Mask(seed, threshold); },
-        [&](Mask& mask, int64_t begin, int64_t count) {
-          drop(y + begin, x + begin, mask.draw(begin, count), mask.threshold(), scale, count);
+        0, args.n, [&] { return Mask(args.mask); },
+        [&](Mask& mask, int64_t begin, int64_t n) {
+          const uint16_t* lanes = mask.draw(begin, n);
+          args.residual ? drop_and_add(args, lanes, mask.threshold(), begin, n)
+                        : drop(args, lanes, mask.threshold(), begin, n);
         });
   }
 
-  static void dropout_mask(bool* kept, int64_t n, const int64_t* seed, int64_t threshold) {
+  static void dropout_mask(bool* kept, int64_t n, const math::MaskArgs& args) {
     for_each_segment(
-        0, n, [&] { return Mask(seed, threshold); },
+        0, n, [&] { return Mask(args); },
         [&](Mask& mask, int64_t begin, int64_t count) {
           compare(kept + begin, mask.draw(begin, count), mask.threshold(), count);
+        });
+  }
+
+  static void packed_mask(uint8_t* bits, int64_t samples, int64_t n, const math::MaskArgs& args) {
+    for_each_row_segment(
+        0, samples, n, [&] { return Mask(args); },
+        [&](Mask& mask, int64_t begin, int64_t count) {
+          pack_bits(IsKept{mask.threshold()}, bits_of(bits, begin, n), mask.draw(begin, count),
+                    count);
         });
   }
 };

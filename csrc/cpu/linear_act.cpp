@@ -1,32 +1,73 @@
 #include "ops/linear_act.h"
 
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-
-#include "cpu/parallel.h"
+#include "cpu/kernels.h"
+#include "cpu/linear.h"
 
 namespace torchcalc::cpu {
 namespace {
 
-template <class Act, class T>
+template <class T>
 void epilogue_segment(const EpilogueArgs<T>& args, Mask& mask, int64_t begin, int64_t n) {
   using Op = opmath_t<T>;
   alignas(64) Op v[kSegment];
   load(v, args.z + begin, n);
-  activate<Act>(v, n);
+  math::dispatch_activation<Op>(args.activation, [&]<class Act>(const Act& act) {
+    if constexpr (Act::kTwoSlopes) {
+      if (args.bits) pack_bits(act, bits_of(args.bits, begin, args.cols), v, n);
+    }
+    activate(act, v, n);
+  });
   if (args.a) store(args.a + begin, v, n);
-  if (mask.drops()) mask.apply(v, static_cast<Op>(mask.dropout_scale()), begin, n);
+  if (mask.drops()) mask.apply(v, static_cast<Op>(mask.dropout_scale()), args.first + begin, n);
   if (args.residual) add(v, args.residual + begin, n);
   store(args.y + begin, v, n);
 }
 
-template <class Act, class T, class Op>
-TC_SIMD void unscale(Op* u, Op scale, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) u[i] = math::unscaled<Act, T>(u[i], scale);
+// u of n elements: what is saved, in op-math type.
+template <class T, class Op>
+void load_saved(Op* u, const ActGradArgs<T, Op>& args, int64_t begin, int64_t rows, int64_t cols) {
+  if (args.saved) load(u, args.saved + begin, rows * cols);
+  if (!args.bits) return;
+  math::dispatch_activation<Op>(args.activation, [&]<class Act>(const Act& act) {
+    if constexpr (Act::kTwoSlopes) {
+      const Op on = act.representative(true), off = act.representative(false);
+      for (int64_t r = 0; r < rows; ++r) {
+        const uint8_t* bits = bits_of(args.bits, begin + r * args.cols, args.cols);
+        unpack_bits(u + r * cols, bits, on, off, cols);
+      }
+    }
+  });
+}
+
+template <class Act, class Op>
+TC_SIMD void derive_and_activate(const Act& act, Op* __restrict c, Op* __restrict z, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    c[i] = act.template d<1>(c[i], z[i]);
+    z[i] = act.value(z[i]);
+  }
+}
+
+// c = c F_order(u), and u = f(u) where the value is wanted.
+template <class T, class Op>
+void derive_saved(const ActGradArgs<T, Op>& args, Op* c, Op* u, int64_t n) {
+  const bool is_output =
+      args.saved_as == math::Saved::kOutput || args.saved_as == math::Saved::kScaledOutput;
+  math::dispatch_activation<Op>(args.activation, [&]<class Act>(const Act& act) {
+    if constexpr (Act::kFromOutput) {
+      if (args.saved_scale != Op(1)) unscale<T>(act, u, args.saved_scale, n);
+      if (is_output) {
+        return args.order == 1 ? derive_from_output<1>(act, c, u, n)
+                               : derive_from_output<2>(act, c, u, n);
+      }
+    }
+    if (args.value) return derive_and_activate(act, c, u, n);
+    args.order == 1 ? derive<1>(act, c, u, n) : derive<2>(act, c, u, n);
+  });
 }
 
 // Columns [col, col + cols) of one chunk of rows, at most kSegment elements at a time: several rows
 // where the whole row is short (and so contiguous with the next), else one.
-template <class Act, int Order, class T, class Op>
+template <class T, class Op>
 void act_grad_chunk(const ActGradArgs<T, Op>& args, Mask& mask, int64_t chunk, int64_t col,
                     int64_t cols) {
   alignas(64) Op g[kSegment];
@@ -39,85 +80,70 @@ void act_grad_chunk(const ActGradArgs<T, Op>& args, Mask& mask, int64_t chunk, i
     const int64_t rows = std::min(step, end - row);
     const int64_t i = row * args.cols + col, n = rows * cols;
     load(g, args.grad + i, n);
-    if (args.saved) load(u, args.saved + i, n);
-    if (args.saved_scale != Op(1)) unscale<Act, T>(u, args.saved_scale, n);
-    derive<Act, Order>(g, u, n);
-    if (mask.drops()) mask.apply(g, args.factor, i, n);
+    load_saved(u, args, i, rows, cols);
+    derive_saved(args, g, u, n);
+    if (mask.drops()) {
+      const uint16_t* lanes = mask.draw(args.first + i, n);
+      Mask::select(g, lanes, mask.threshold(), args.factor, n);
+      if (args.value) Mask::select(u, lanes, mask.threshold(), args.factor, n);
+    }
     store(args.dz + i, g, n);
+    if (args.value) store(args.value + i, u, n);
     if (sums) {
       for (int64_t r = 0; r < rows; ++r) add<Op>(sums, g + r * cols, cols);
     }
   }
 }
 
-template <class T, class Op>
-void sum_chunks(const ActGradArgs<T, Op>& args) {
-  const int64_t chunks = row_chunks(args.rows);
+}  // namespace
+
+template <class T>
+void epilogue(const EpilogueArgs<T>& args, int64_t begin, int64_t end) {
+  const auto segment = [&](Mask& mask, int64_t first, int64_t n) {
+    epilogue_segment(args, mask, first, n);
+  };
+  const auto make_mask = [&] { return Mask(args.mask); };
+  if (args.bits && args.cols % 8) {
+    for_each_row_segment(begin, end, args.cols, make_mask, segment);
+  } else {
+    for_each_segment(begin * args.cols, end * args.cols, make_mask, segment);
+  }
+}
+
+template <class T>
+void act_grad(const ActGradArgs<T, opmath_t<T>>& args) {
+  // Tasks are chunks of rows by segments of columns, so that short and wide inputs split too.
+  const int64_t columns = ceil_div(args.cols, kSegment);
+  const int64_t grain = ceil_div(kGrain, kRowsPerChunk * std::min(args.cols, kSegment));
   torch::stable::parallel_for(
-      0, ceil_div(args.cols, kSegment), 1, [&](int64_t first, int64_t last) {
-        alignas(64) Op total[kSegment];
-        for (int64_t s = first; s < last; ++s) {
-          const int64_t col = s * kSegment, n = std::min(kSegment, args.cols - col);
-          std::fill(total, total + n, Op(0));
-          for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            add<Op>(total, args.partial + chunk * args.cols + col, n);
-          }
-          store(args.dbias + col, total, n);
+      0, row_chunks(args.rows) * columns, grain, [&](int64_t first, int64_t last) {
+        Mask mask(args.mask);
+        for (int64_t task = first; task < last; ++task) {
+          const int64_t col = task % columns * kSegment;
+          act_grad_chunk(args, mask, task / columns, col, std::min(kSegment, args.cols - col));
         }
       });
 }
 
-struct Cpu {
-  using Guard = NoGuard;
+#define TC_INSTANTIATE(T)                                           \
+  template void epilogue(const EpilogueArgs<T>&, int64_t, int64_t); \
+  template void act_grad<T>(const ActGradArgs<T, opmath_t<T>>&);
+TC_INSTANTIATE(float)
+TC_INSTANTIATE(double)
+TC_INSTANTIATE(BFloat16)
+TC_INSTANTIATE(Half)
+#undef TC_INSTANTIATE
 
-  // out = x W^T + b, by the library's GEMM: it adds the bias before it rounds, which in bfloat16
-  // the epilogue could not.
-  static void linear_out(const Tensor& out, const Tensor& x, const Tensor& weight_t,
-                         const OptionalTensor& bias) {
-    torch_check(
-        bias ? aoti_torch_cpu_addmm_out(out.get(), bias->get(), x.get(), weight_t.get(), 1, 1)
-             : aoti_torch_cpu_mm_out(out.get(), x.get(), weight_t.get()),
-        "linear_act: the matrix product");
-  }
+namespace {
 
-  // Blocks this high are no slower as GEMMs than the whole, and their product stays in cache;
-  // narrow ones are higher, so that there is work for all threads.
-  static int64_t block_rows(int64_t, int64_t cols) {
-    constexpr int64_t kRows = 512, kElements = int64_t{1} << 18;
-    return std::max(kRows, kElements / std::max<int64_t>(cols, 1));
-  }
-
+struct Cpu : Linear {
   template <class T>
-  static void epilogue(math::Activation activation, const EpilogueArgs<T>& args, int64_t begin,
-                       int64_t end) {
-    math::dispatch_activation(activation, [&]<class Act>(Act) {
-      for_each_segment(
-          begin * args.cols, end * args.cols, [&] { return Mask(args.seed, args.threshold); },
-          [&](Mask& mask, int64_t first, int64_t n) {
-            epilogue_segment<Act>(args, mask, first, n);
-          });
-    });
+  static void epilogue(const EpilogueArgs<T>& args, int64_t begin, int64_t end) {
+    cpu::epilogue(args, begin, end);
   }
-
   template <class T, class Op>
-  static void act_grad(math::Activation activation, int64_t order, const ActGradArgs<T, Op>& args) {
-    math::dispatch_activation(activation, [&]<class Act>(Act) {
-      dispatch_bool(order == 1, [&](auto first_order) {
-        // Tasks are chunks of rows by segments of columns, so that short and wide inputs split too.
-        const int64_t columns = ceil_div(args.cols, kSegment);
-        const int64_t grain = ceil_div(kGrain, kRowsPerChunk * std::min(args.cols, kSegment));
-        torch::stable::parallel_for(
-            0, row_chunks(args.rows) * columns, grain, [&](int64_t first, int64_t last) {
-              Mask mask(args.seed, args.threshold);
-              for (int64_t task = first; task < last; ++task) {
-                const int64_t col = task % columns * kSegment;
-                act_grad_chunk<Act, first_order ? 1 : 2>(args, mask, task / columns, col,
-                                                         std::min(kSegment, args.cols - col));
-              }
-            });
-      });
-    });
-    if (args.dbias) sum_chunks(args);
+  static void act_grad(const ActGradArgs<T, Op>& args) {
+    cpu::act_grad<T>(args);
   }
 };
 
@@ -127,6 +153,7 @@ struct Cpu {
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CPU, m) {
   m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cpu::Cpu>));
   m.impl("linear_act_keep", TORCH_BOX(&torchcalc::linear_act_keep<torchcalc::cpu::Cpu>));
+  m.impl("act", TORCH_BOX(&torchcalc::act<torchcalc::cpu::Cpu>));
   m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cpu::Cpu>));
   m.impl("act_bias_grad", TORCH_BOX(&torchcalc::act_bias_grad<torchcalc::cpu::Cpu>));
 }

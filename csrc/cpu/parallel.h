@@ -31,6 +31,27 @@ void for_each_segment(int64_t begin, int64_t end, MakeState make_state, F f) {
                               });
 }
 
+// The same over rows [begin, end) of a matrix, where no segment reaches into another row.
+template <class MakeState, class F>
+void for_each_row_segment(int64_t begin, int64_t end, int64_t cols, MakeState make_state, F f) {
+  const int64_t across = ceil_div(cols, kSegment);
+  torch::stable::parallel_for(0, (end - begin) * across, ceil_div(kGrain, std::min(cols, kSegment)),
+                              [&](int64_t first, int64_t last) {
+                                auto state = make_state();
+                                for (int64_t s = first; s < last; ++s) {
+                                  const int64_t col = s % across * kSegment;
+                                  f(state, (begin + s / across) * cols + col,
+                                    std::min(kSegment, cols - col));
+                                }
+                              });
+}
+
+// Where the bits of element i are: it is the first of a byte.
+template <class Byte>
+Byte* bits_of(Byte* bits, int64_t i, int64_t cols) {
+  return bits + i / cols * row_bytes(cols) + i % cols / 8;
+}
+
 // stage(in, out, n) over segments of elementwise inputs and results, in parallel: arrays of
 // pointers to n elements each, in op-math type. An input may be one number for all elements, and a
 // result may be null: it goes nowhere.

@@ -30,6 +30,13 @@ struct Approximate {
 #endif
   }
 
+  // Where 1 would take its digits, the series.
+  static TC_HD float expm1(float x) {
+    const float near_zero =
+        x * math::polynomial(x, 1.0f, 0.5f, 0.166666667f, 0.0416666667f, 0.00833333333f);
+    return x > -0.5f && x < 0.5f ? near_zero : exp(x) - 1.0f;
+  }
+
   static TC_HD float divide(float x, float y) {
 #if defined(__CUDA_ARCH__)
     return __fdividef(x, y);

@@ -9,13 +9,17 @@ namespace {
 struct Cuda {
   using Guard = DeviceGuard;
 
-  template <class T>
-  static void dropout(const T* x, T* y, int64_t n, const int64_t* seed, int64_t threshold) {
-    cuda::dropout(x, y, n, seed, threshold, current_stream());
+  template <class T, class Op>
+  static void dropout(const DropoutArgs<T, Op>& args) {
+    cuda::dropout(args, current_stream());
   }
 
-  static void dropout_mask(bool* mask, int64_t n, const int64_t* seed, int64_t threshold) {
-    cuda::dropout_mask(mask, n, seed, threshold, current_stream());
+  static void dropout_mask(bool* mask, int64_t n, const math::MaskArgs& args) {
+    cuda::dropout_mask(mask, n, args, current_stream());
+  }
+
+  static void packed_mask(uint8_t* bits, int64_t samples, int64_t n, const math::MaskArgs& args) {
+    cuda::packed_mask(bits, samples, n, args, current_stream());
   }
 };
 

@@ -1,37 +1,31 @@
 #include "ops/linear_act.h"
 
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
-
-#include "cuda/device.h"
+#include "cuda/kernels.h"
+#include "cuda/linear.h"
 #include "cuda/linear_act_kernels.cuh"
 
 namespace torchcalc::cuda {
+
+#define TC_INSTANTIATE(T)                                \
+  template void epilogue(EpilogueArgs<T>, cudaStream_t); \
+  template void act_grad(ActGradArgs<T, opmath_t<T>>, cudaStream_t);
+TC_INSTANTIATE(float)
+TC_INSTANTIATE(double)
+TC_INSTANTIATE(BFloat16)
+TC_INSTANTIATE(Half)
+#undef TC_INSTANTIATE
+
 namespace {
 
-struct Cuda {
-  using Guard = DeviceGuard;
-
-  // out = x W^T + b, by the library's GEMM: it adds the bias before it rounds, which in bfloat16
-  // the epilogue could not.
-  static void linear_out(const Tensor& out, const Tensor& x, const Tensor& weight_t,
-                         const OptionalTensor& bias) {
-    torch_check(
-        bias ? aoti_torch_cuda_addmm_out(out.get(), bias->get(), x.get(), weight_t.get(), 1, 1)
-             : aoti_torch_cuda_mm_out(out.get(), x.get(), weight_t.get()),
-        "linear_act: the matrix product");
-  }
-
-  // One GEMM, then one pass over its product.
-  static int64_t block_rows(int64_t rows, int64_t) { return rows; }
-
+struct Cuda : Linear {
   template <class T>
-  static void epilogue(math::Activation activation, const EpilogueArgs<T>& args, int64_t, int64_t) {
-    cuda::epilogue(activation, args, current_stream());
+  static void epilogue(const EpilogueArgs<T>& args, int64_t, int64_t) {
+    cuda::epilogue(args, current_stream());
   }
 
   template <class T, class Op>
-  static void act_grad(math::Activation activation, int64_t order, const ActGradArgs<T, Op>& args) {
-    cuda::act_grad(activation, order, args, current_stream());
+  static void act_grad(const ActGradArgs<T, Op>& args) {
+    cuda::act_grad(args, current_stream());
   }
 };
 
@@ -41,6 +35,7 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
   m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cuda::Cuda>));
   m.impl("linear_act_keep", TORCH_BOX(&torchcalc::linear_act_keep<torchcalc::cuda::Cuda>));
+  m.impl("act", TORCH_BOX(&torchcalc::act<torchcalc::cuda::Cuda>));
   m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cuda::Cuda>));
   m.impl("act_bias_grad", TORCH_BOX(&torchcalc::act_bias_grad<torchcalc::cuda::Cuda>));
 }

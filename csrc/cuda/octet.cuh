@@ -4,7 +4,6 @@
 #include <bit>
 
 #include "common/dispatch.h"
-#include "cuda/approximate.cuh"
 #include "cuda/launch.cuh"
 #include "math/philox.h"
 
@@ -154,53 +153,6 @@ template <class Op>
 __device__ void add(Values<Op>& v, const Values<Op>& w) {
   TC_UNROLL
   for (int j = 0; j < kOctet; ++j) v[j] += w[j];
-}
-
-// The words whose lanes are the octet's: those of a Philox group where the array is flat. A
-// matrix's row reaches over two groups where its width is not a multiple of eight.
-__device__ inline math::Words4 words_of_octet(uint64_t seed, Octet at) {
-  const auto group = static_cast<uint64_t>(at.begin) / kOctet;
-  const auto skip = static_cast<int>(at.begin % kOctet);
-  math::Words4 words = math::dropout_words(seed, group);
-  if (skip > 0) {
-    const math::Words4 next = math::dropout_words(seed, group + 1);
-    uint32_t w[8] = {words.w[0], words.w[1], words.w[2], words.w[3],
-                     next.w[0],  next.w[1],  next.w[2],  next.w[3]};
-    TC_UNROLL
-    for (int k = 0; k < 6; ++k) w[k] = skip & 4 ? w[k + 2] : w[k];
-    TC_UNROLL
-    for (int k = 0; k < 5; ++k) w[k] = skip & 2 ? w[k + 1] : w[k];
-    TC_UNROLL
-    for (int k = 0; k < 4; ++k) words.w[k] = skip & 1 ? w[k] >> 16 | w[k + 1] << 16 : w[k];
-  }
-  return words;
-}
-
-// Which lanes are kept. A lane is compared in the upper half of a word: one of two is there
-// already.
-class Kept {
- public:
-  __device__ Kept(const math::Words4& words, int64_t threshold)
-      : words_(words),
-        some_(threshold < math::kLaneRange),
-        bound_(static_cast<uint32_t>(threshold) << 16) {}
-
-  __device__ bool operator[](int j) const {
-    const uint32_t word = words_.w[j / 2];
-    return some_ && (j % 2 ? word : word << 16) >= bound_;
-  }
-
- private:
-  math::Words4 words_;
-  bool some_;
-  uint32_t bound_;
-};
-
-// v = kept ? factor * v : 0, by selection: a dropped NaN is 0 as well.
-template <class Op>
-__device__ void drop(Values<Op>& v, const Kept& kept, Op factor) {
-  TC_UNROLL
-  for (int j = 0; j < kOctet; ++j) v[j] = kept[j] ? factor * v[j] : Op(0);
 }
 
 }  // namespace torchcalc::cuda

@@ -53,6 +53,12 @@ TC_HD Words4 dropout_words(uint64_t seed, uint64_t group) {
                        static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 
+// Lane j of a group.
+TC_HD uint32_t lane_of(const Words4& words, int j) {
+  const uint32_t word = words.w[j / 2];
+  return j % 2 ? word >> 16 : word & 0xffffu;
+}
+
 // The factor of kept values; 0 where nothing is kept.
 TC_HD double dropout_scale(int64_t threshold) {
   return threshold >= kLaneRange

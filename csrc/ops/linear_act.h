@@ -7,6 +7,7 @@
 
 #include "common/checks.h"
 #include "ops/args.h"
+#include "ops/mask.h"
 
 // Input checks, allocation and the GEMM of linear_act and its gradients, for every device.
 namespace torchcalc {
@@ -26,10 +27,80 @@ inline Tensor rows_of(const Tensor& matrix, int64_t begin, int64_t count) {
   return view(matrix, {count, matrix.size(1)}, {strides[0], strides[1]}, begin * strides[0]);
 }
 
-inline math::Activation checked_activation(int64_t activation, const char* op) {
-  STD_TORCH_CHECK(activation >= 0 && activation <= static_cast<int64_t>(math::Activation::kSigmoid),
-                  op, ": unknown activation");
-  return static_cast<math::Activation>(activation);
+inline math::Activation checked_activation(int64_t kind, double a, double b, const char* op) {
+  STD_TORCH_CHECK(kind >= 0 && kind < math::kActivations, op, ": unknown activation");
+  return {static_cast<math::ActivationKind>(kind), a, b};
+}
+
+// The last two dimensions changed places.
+inline Tensor transposed(const Tensor& t) {
+  Shape shape = shape_of(t), strides(t.strides().begin(), t.strides().end());
+  std::iter_swap(shape.end() - 1, shape.end() - 2);
+  std::iter_swap(strides.end() - 1, strides.end() - 2);
+  return view(t, shape, strides);
+}
+
+// The shape of x W^T + b, x being of this one, whose arguments are checked. x [*, K], weight [N,
+// K], bias [N]; or, a product for each of B, x [B, M, K], weight [B, N, K], bias [B, N].
+inline Shape checked_linear(const char* op, Shape shape, const Tensor& weight,
+                            const OptionalTensor& bias, const Kind& kind) {
+  const int64_t dim = weight.dim();
+  STD_TORCH_CHECK(!shape.empty() && (dim == 2 || (dim == 3 && shape.size() == 3)), op,
+                  ": x or weight has another number of dimensions");
+  STD_TORCH_CHECK(shape.back() == weight.size(dim - 1), op,
+                  ": x and weight differ in their last dimension");
+  STD_TORCH_CHECK(dim == 2 || shape[0] == weight.size(0), op,
+                  ": x and weight differ in their first dimension");
+  check_like(weight, kind, op, "weight");
+  shape.back() = weight.size(dim - 2);
+  if (bias) {
+    check_like(*bias, kind, op, "bias");
+    STD_TORCH_CHECK(bias->dim() == dim - 1 && bias->size(dim - 2) == shape.back() &&
+                        (dim == 2 || bias->size(0) == shape[0]),
+                    op, ": bias has another size");
+  }
+  return shape;
+}
+
+// The bias of each product of a batch as a row; that of one product as it is.
+inline OptionalTensor bias_rows(const OptionalTensor& bias) {
+  if (!bias || bias->dim() == 1) return bias;
+  return view(*bias, {bias->size(0), 1, bias->size(1)}, {bias->stride(0), 0, bias->stride(1)});
+}
+
+// z = x W^T + b, and then(begin, end) after so many rows of the matrix z as Device::block_rows
+// says: the GEMM and what follows it take turns.
+template <class Device, class Then>
+void linear_in_blocks(const Tensor& z, const Tensor& x, const Tensor& weight,
+                      const OptionalTensor& bias, Then then) {
+  const int64_t cols = z.size(z.dim() - 1), rows = z.numel() / cols;
+  const Tensor weight_t = transposed(weight);
+  if (weight.dim() == 3) {
+    Device::linear_out(z, x, weight_t, bias_rows(bias));
+    then(int64_t{0}, rows);
+    return;
+  }
+  const Tensor rows_z = as_matrix(z), rows_x = as_matrix(x);
+  const int64_t block = Device::block_rows(rows, cols);
+  for (int64_t begin = 0; begin < rows; begin += block) {
+    const int64_t count = std::min(block, rows - begin);
+    if (count == rows) {
+      Device::linear_out(rows_z, rows_x, weight_t, bias);
+    } else {
+      Device::linear_out(rows_of(rows_z, begin, count), rows_of(rows_x, begin, count), weight_t,
+                         bias);
+    }
+    then(begin, begin + count);
+  }
+}
+
+// What is kept of a tensor of `shape` for backward, besides y.
+inline OptionalTensor empty_kept(math::Saved saved, Shape shape, Kind kind) {
+  if (saved == math::Saved::kBits) {
+    kind.dtype = aoti_torch_dtype_uint8();
+    shape.back() = row_bytes(shape.back());
+  }
+  return empty(shape, kind);
 }
 
 struct LinearActResult {
@@ -38,62 +109,49 @@ struct LinearActResult {
 };
 
 // y = residual + dropout(f(x W^T + b)).  x [*, K], weight [N, K], bias [N], residual and y [*, N].
-// The GEMM and `Device`'s epilogue take turns, Device::block_rows(M, N) rows at a time. With `keep`
-// also what the derivative is told by: a where f' can be told from it, else z.
+// With `keep` also what the derivative is told by, beside y (math::saved_for).
 template <class Device>
 LinearActResult linear_act_into(const char* op, const Tensor& x, const Tensor& weight,
                                 const OptionalTensor& bias, const OptionalTensor& residual,
-                                const OptionalTensor& seed, int64_t activation, int64_t threshold,
+                                const OptionalTensor& seed, const math::Activation& f,
+                                int64_t threshold, int64_t samples, const OptionalInts& block,
                                 bool keep) {
+  using math::Saved;
   const Kind kind(x);
-  STD_TORCH_CHECK(x.dim() > 0 && weight.dim() == 2, op, ": x or weight has too few dimensions");
-  Shape shape = shape_of(x);
-  const int64_t inner = weight.size(1), cols = weight.size(0);
-  STD_TORCH_CHECK(shape.back() == inner, op, ": x and weight differ in their last dimension");
-  check_like(weight, kind, op, "weight");
-  shape.back() = cols;
-  if (bias) {
-    check_like(*bias, kind, op, "bias");
-    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == cols, op, ": bias has another size");
-  }
+  const Shape shape = checked_linear(op, shape_of(x), weight, bias, kind);
   if (residual) {
     check_like(*residual, kind, op, "residual");
     STD_TORCH_CHECK(shape_of(*residual) == shape, op, ": residual has another shape than y");
   }
-  const auto f = checked_activation(activation, op);
-  const int64_t* seed_ptr = checked_seed(seed, threshold, kind, op);
   const typename Device::Guard guard(x);
-
   const Tensor y = empty(shape, kind);
-  const OptionalTensor kept = empty_if(keep, shape, kind);
+  const auto mask = checked_mask(seed, threshold, samples, block, 1, y.numel(), kind, op);
+  const Saved saved = math::saved_for(f, residual.has_value(), threshold > 0);
+  STD_TORCH_CHECK(!keep || (saved != Saved::kNothing && saved != Saved::kScaledOutput), op,
+                  ": nothing is to be kept");
+  const OptionalTensor kept = keep ? empty_kept(saved, shape, kind) : OptionalTensor();
   if (y.numel() == 0) return {y, kept};
 
-  const bool keep_z = keep && !math::derivative_from_output(f);
   const OptionalTensor added = as_contiguous(residual);
-  const Tensor rows_x = as_matrix(x), z = as_matrix(keep_z ? *kept : y);
-  const Tensor weight_t = view(weight, {inner, cols}, {weight.stride(1), weight.stride(0)});
-  const int64_t rows = z.size(0), block = Device::block_rows(rows, cols);
-  const bool has_epilogue = f != math::Activation::kIdentity || residual || threshold > 0 || keep;
+  const Tensor& z = keep && saved == Saved::kInput ? *kept : y;
+  const int64_t cols = shape.back(), rows = y.numel() / cols;
+  const bool has_epilogue =
+      f.kind != math::ActivationKind::kIdentity || residual || threshold > 0 || keep;
   dispatch_dtype(x.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     const EpilogueArgs<T> args{
         .z = static_cast<const T*>(z.data_ptr()),
         .y = static_cast<T*>(y.data_ptr()),
-        .a = keep && !keep_z ? static_cast<T*>(kept->data_ptr()) : nullptr,
+        .a = keep && saved == Saved::kOutput ? data_or_null<T>(kept) : nullptr,
+        .bits = keep && saved == Saved::kBits ? data_or_null<uint8_t>(kept) : nullptr,
         .residual = data_or_null<const T>(added),
-        .seed = seed_ptr,
-        .threshold = threshold,
+        .activation = f,
+        .mask = mask,
         .rows = rows,
         .cols = cols,
     };
-    for (int64_t begin = 0; begin < rows; begin += block) {
-      const int64_t count = std::min(block, rows - begin);
-      if (count == rows) {
-        Device::linear_out(z, rows_x, weight_t, bias);
-      } else {
-        Device::linear_out(rows_of(z, begin, count), rows_of(rows_x, begin, count), weight_t, bias);
-      }
-      if (has_epilogue) Device::epilogue(f, args, begin, begin + count);
-    }
+    linear_in_blocks<Device>(z, x, weight, bias, [&](int64_t begin, int64_t end) {
+      if (has_epilogue) Device::epilogue(args, begin, end);
+    });
   });
   return {y, kept};
 }
@@ -101,9 +159,11 @@ LinearActResult linear_act_into(const char* op, const Tensor& x, const Tensor& w
 template <class Device>
 Tensor linear_act(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
                   const OptionalTensor& residual, const OptionalTensor& seed, int64_t activation,
-                  int64_t threshold) {
-  return linear_act_into<Device>("linear_act", x, weight, bias, residual, seed, activation,
-                                 threshold, false)
+                  double a, double b, int64_t threshold, int64_t samples, OptionalInts block) {
+  constexpr const char* op = "linear_act";
+  const auto f = checked_activation(activation, a, b, op);
+  return linear_act_into<Device>(op, x, weight, bias, residual, seed, f, threshold, samples, block,
+                                 false)
       .y;
 }
 
@@ -111,11 +171,70 @@ template <class Device>
 std::tuple<Tensor, Tensor> linear_act_keep(const Tensor& x, const Tensor& weight,
                                            const OptionalTensor& bias,
                                            const OptionalTensor& residual,
-                                           const OptionalTensor& seed, int64_t activation,
-                                           int64_t threshold) {
-  const auto [y, kept] = linear_act_into<Device>("linear_act_keep", x, weight, bias, residual, seed,
-                                                 activation, threshold, true);
+                                           const OptionalTensor& seed, int64_t activation, double a,
+                                           double b, int64_t threshold, int64_t samples,
+                                           OptionalInts block) {
+  constexpr const char* op = "linear_act_keep";
+  const auto f = checked_activation(activation, a, b, op);
+  const auto [y, kept] = linear_act_into<Device>(op, x, weight, bias, residual, seed, f, threshold,
+                                                 samples, block, true);
   return {y, *kept};
+}
+
+// y = residual + dropout(f(z)), z [*, N].
+template <class Device>
+Tensor act(const Tensor& z, const OptionalTensor& residual, const OptionalTensor& seed,
+           int64_t activation, double a, double b, int64_t threshold, int64_t samples,
+           OptionalInts block) {
+  constexpr const char* op = "act";
+  const Kind kind(z);
+  const auto f = checked_activation(activation, a, b, op);
+  if (residual) check_same(*residual, z, op, "residual");
+  const auto mask = checked_mask(seed, threshold, samples, block, 1, z.numel(), kind, op);
+  const typename Device::Guard guard(z);
+  const Tensor dense = as_contiguous(z), y = empty_like(dense, kind);
+  const OptionalTensor added = as_contiguous(residual);
+  if (y.numel() == 0) return y;
+  dispatch_dtype(z.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
+    const EpilogueArgs<T> args{
+        .z = static_cast<const T*>(dense.data_ptr()),
+        .y = static_cast<T*>(y.data_ptr()),
+        .residual = data_or_null<const T>(added),
+        .activation = f,
+        .mask = mask,
+        .rows = 1,
+        .cols = y.numel(),
+    };
+    Device::epilogue(args, 0, 1);
+  });
+  return y;
+}
+
+// Refuses what does not tell f'.
+inline void check_saved(const char* op, const Tensor& grad, const OptionalTensor& saved,
+                        math::Saved saved_as, const math::Activation& f, bool dropout) {
+  using math::Saved;
+  if (saved_as == Saved::kNothing) {
+    STD_TORCH_CHECK(f.kind == math::ActivationKind::kIdentity, op, ": saved is missing");
+    STD_TORCH_CHECK(!saved.has_value(), op, ": saved is given, and saved_as says nothing is");
+    return;
+  }
+  STD_TORCH_CHECK(saved.has_value(), op, ": saved is missing");
+  if (saved_as == Saved::kBits) {
+    STD_TORCH_CHECK(math::has_two_slopes(f), op, ": a bit does not tell the derivative");
+    STD_TORCH_CHECK(
+        saved->scalar_type() == ScalarType::Byte && Kind(*saved).same_device(Kind(grad)), op,
+        ": saved is not uint8, or on another device");
+    Shape shape = shape_of(grad);
+    shape.back() = row_bytes(shape.back());
+    STD_TORCH_CHECK(shape_of(*saved) == shape, op, ": saved has another shape");
+    return;
+  }
+  const bool scaled = saved_as == Saved::kScaledOutput;
+  STD_TORCH_CHECK(saved_as == Saved::kInput || ((scaled || saved_as == Saved::kOutput) &&
+                                                math::output_tells(f, scaled && dropout)),
+                  op, ": saved_as does not tell the derivative");
+  check_same(*saved, grad, op, "saved");
 }
 
 struct ActGradResult {
@@ -123,20 +242,20 @@ struct ActGradResult {
   OptionalTensor dbias;
 };
 
-// One pass: dz = mask(factor * F_order(u) * grad) and, if asked, dbias = dz summed over rows.
-// grad, saved [*, N]; saved is what linear_act_keep kept, or with `scaled` y itself (u = y /
-// scale), and may be absent where the activation needs none.
+// One pass: dz = mask(factor * F_order(u) * grad) and, if asked, dbias = dz summed over rows. grad
+// [*, N], saved as `saved_as` says.
 template <class Device>
 ActGradResult act_grad_into(const char* op, const Tensor& grad, const OptionalTensor& saved,
-                            const OptionalTensor& seed, int64_t activation, int64_t order,
-                            int64_t threshold, bool scaled, bool bias_grad) {
+                            const OptionalTensor& seed, const math::Activation& f,
+                            int64_t threshold, int64_t samples, const OptionalInts& block,
+                            int64_t saved_as, int64_t order, bool bias_grad) {
+  using math::Saved;
   const Kind kind(grad);
   STD_TORCH_CHECK(grad.dim() > 0, op, ": grad has no dimension");
   STD_TORCH_CHECK(order == 1 || order == 2, op, ": order is not 1 or 2");
-  const auto f = checked_activation(activation, op);
-  STD_TORCH_CHECK(saved || f == math::Activation::kIdentity, op, ": saved is missing");
-  if (saved) check_same(*saved, grad, op, "saved");
-  const int64_t* seed_ptr = checked_seed(seed, threshold, kind, op);
+  const auto how = static_cast<Saved>(saved_as);
+  check_saved(op, grad, saved, how, f, threshold > 0);
+  const auto mask = checked_mask(seed, threshold, samples, block, 1, grad.numel(), kind, op);
   const typename Device::Guard guard(grad);
 
   const Tensor g = as_contiguous(grad);
@@ -147,40 +266,51 @@ ActGradResult act_grad_into(const char* op, const Tensor& grad, const OptionalTe
   const OptionalTensor partial = empty_if(bias_grad, {row_chunks(rows), cols}, kind.opmath());
   // y = scale * a: its derivatives take one power of the scale less for each order.
   const double scale = math::dropout_scale(threshold);
+  const bool scaled = how == Saved::kScaledOutput;
   dispatch_dtype(grad.scalar_type(), op, [&]<class T>(std::type_identity<T>) {
     using Op = opmath_t<T>;
     const ActGradArgs<T, Op> args{
         .grad = static_cast<const T*>(g.data_ptr()),
-        .saved = data_or_null<const T>(kept),
+        .saved = how == Saved::kBits ? nullptr : data_or_null<const T>(kept),
+        .bits = how == Saved::kBits ? data_or_null<const uint8_t>(kept) : nullptr,
         .dz = static_cast<T*>(dz.data_ptr()),
-        .dbias = data_or_null<T>(dbias),
         .partial = data_or_null<Op>(partial),
-        .seed = seed_ptr,
-        .threshold = threshold,
+        .activation = f,
+        .saved_as = how,
+        .order = order,
+        .mask = mask,
         .rows = rows,
         .cols = cols,
         .factor = static_cast<Op>(scaled && order == 2 ? 1.0 : scale),
         .saved_scale = static_cast<Op>(scaled && scale > 0 ? scale : 1.0),
     };
-    if (cols > 0) Device::act_grad(f, order, args);
+    if (cols == 0) return;
+    Device::act_grad(args);
+    if (dbias) Device::sum_chunks(data_or_null<T>(dbias), args.partial, row_chunks(rows), cols);
   });
   return {dz, dbias};
 }
 
 template <class Device>
 Tensor act_grad(const Tensor& grad, const OptionalTensor& saved, const OptionalTensor& seed,
-                int64_t activation, int64_t order, int64_t threshold, bool scaled) {
-  return act_grad_into<Device>("act_grad", grad, saved, seed, activation, order, threshold, scaled,
+                int64_t activation, double a, double b, int64_t threshold, int64_t samples,
+                OptionalInts block, int64_t saved_as, int64_t order) {
+  constexpr const char* op = "act_grad";
+  const auto f = checked_activation(activation, a, b, op);
+  return act_grad_into<Device>(op, grad, saved, seed, f, threshold, samples, block, saved_as, order,
                                false)
       .dz;
 }
 
 template <class Device>
 std::tuple<Tensor, Tensor> act_bias_grad(const Tensor& grad, const OptionalTensor& saved,
-                                         const OptionalTensor& seed, int64_t activation,
-                                         int64_t threshold, bool scaled) {
-  const auto [dz, dbias] = act_grad_into<Device>("act_bias_grad", grad, saved, seed, activation, 1,
-                                                 threshold, scaled, true);
+                                         const OptionalTensor& seed, int64_t activation, double a,
+                                         double b, int64_t threshold, int64_t samples,
+                                         OptionalInts block, int64_t saved_as) {
+  constexpr const char* op = "act_bias_grad";
+  const auto f = checked_activation(activation, a, b, op);
+  const auto [dz, dbias] =
+      act_grad_into<Device>(op, grad, saved, seed, f, threshold, samples, block, saved_as, 1, true);
   return {dz, *dbias};
 }
 

@@ -91,6 +91,19 @@ AOTITorchError aoti_torch_cuda_addmm_out(AtenTensorHandle out, AtenTensorHandle 
   return aoti_torch_cpu_addmm_out(out, self, mat1, mat2, beta, alpha);
 }
 
+AOTITorchError aoti_torch_cuda_bmm_out(AtenTensorHandle out, AtenTensorHandle self,
+                                       AtenTensorHandle mat2) {
+  if (guards == 0) misuse("a GEMM outside of a device guard");
+  return aoti_torch_cpu_bmm_out(out, self, mat2);
+}
+
+AOTITorchError aoti_torch_cuda_baddbmm_out(AtenTensorHandle out, AtenTensorHandle self,
+                                           AtenTensorHandle batch1, AtenTensorHandle batch2,
+                                           double beta, double alpha) {
+  if (guards == 0) misuse("a GEMM outside of a device guard");
+  return aoti_torch_cpu_baddbmm_out(out, self, batch1, batch2, beta, alpha);
+}
+
 // New memory holds NaN: what no kernel has written shows.
 AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides,
                                         int32_t dtype, int32_t device_type, int32_t device_index,

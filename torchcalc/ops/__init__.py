@@ -2,10 +2,10 @@
 
 import torch
 
-from torchcalc.ops import dropout, linear_act, optim, prox
+from torchcalc.ops import dropout, gated, linear_act, mlp, optim, prox
 from torchcalc.ops._library import NATIVE
 
-__all__ = ["dropout", "is_native", "linear_act", "optim", "prox"]
+__all__ = ["dropout", "gated", "is_native", "linear_act", "mlp", "optim", "prox"]
 
 
 def is_native(device: torch.device) -> bool:

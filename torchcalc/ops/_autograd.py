@@ -12,12 +12,11 @@ import re
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._C import _functorch
-from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from torchcalc.ops import _sharding
@@ -37,6 +36,7 @@ def _keys(*keys: Any) -> Any:
 
 
 _Key = _C.DispatchKey
+_BATCHED = _keys(_Key.FuncTorchBatched)
 _AUTOGRAD = _Key.AutogradCPU  # excluded together with those of all other devices
 
 # The thread's state where no mode, tracing or functorch transform wants to see the ops: what it
@@ -100,13 +100,17 @@ def raise_as_torch(error: RuntimeError, args: Sequence[Any]) -> None:
 def _at_all_levels(op: Callable[..., Any], *args: Any) -> Any:
     if _C._are_functorch_transforms_active():
         # A Function's forward runs with both modes off for the levels of all transforms; at the
-        # outer ones the op is still to be recorded, or nested transforms are silently wrong.
-        with (
-            torch.enable_grad(),
-            forward_ad._set_fwd_grad_enabled(True),
-            _C._AutoDispatchBelowAutograd(),
-        ):
-            return op(*args)
+        # outer ones the op is still to be recorded, or nested transforms are silently wrong. (Each
+        # of torch's context managers takes longer than all of this.)
+        grad, forward = torch.is_grad_enabled(), _C._is_fwd_grad_enabled()
+        _C._set_grad_enabled(True)
+        _C._set_fwd_grad_enabled(True)
+        try:
+            with _C._AutoDispatchBelowAutograd():
+                return op(*args)
+        finally:
+            _C._set_grad_enabled(grad)
+            _C._set_fwd_grad_enabled(forward)
     with _C._AutoDispatchBelowAutograd():
         return op(*args)
 
@@ -248,8 +252,12 @@ def register(
 def _within_transforms(record: Callable[..., Any]) -> Callable[..., Any]:
     def recorded(*args: Any) -> Any:
         if _C._are_functorch_transforms_active():
-            with enable_single_level_autograd_function():
+            before = _functorch.get_single_level_autograd_function_allowed()
+            _functorch.set_single_level_autograd_function_allowed(True)
+            try:
                 return record(*args)
+            finally:
+                _functorch.set_single_level_autograd_function_allowed(before)
         return record(*args)
 
     return recorded
@@ -269,8 +277,39 @@ def implement(name: str, kernel: Callable[..., Any], key: str) -> None:
 
 
 def register_vmap(name: str, rule: Callable[..., Any]) -> None:
-    """``rule(info, in_dims, *args)`` as for ``torch.library.register_vmap``."""
-    torch.library.register_vmap(f"torchcalc::{name}", rule, lib=_KERNELS)
+    """``rule(info, in_dims, *args)`` as for ``torch.library.register_vmap``.
+
+    That looks for tensors in any structure of arguments, at several times the cost of a small
+    kernel; ours are flat.
+    """
+    overload = getattr(torch.ops.torchcalc, name).default
+    unwrap, wrap = _functorch._unwrap_batched, _functorch._add_batch_dim
+
+    def batched(*args: Any) -> Any:
+        level = _functorch.peek_interpreter_stack().level()
+        plain = list(args)
+        in_dims: list[int | None] = [None] * len(args)
+        size = None
+        for i, arg in enumerate(args):
+            if isinstance(arg, Tensor):
+                plain[i], dim = unwrap(arg, level)
+                if dim is not None:
+                    in_dims[i], size = dim, plain[i].shape[dim]
+        with _C._ExcludeDispatchKeyGuard(_BATCHED):
+            if size is None:
+                return overload(*args)
+            outputs, dims = rule(_Info(size), tuple(in_dims), *plain)
+        if isinstance(outputs, Tensor):
+            return wrap(outputs, dims, level)
+        return tuple(
+            y if dim is None else wrap(y, dim, level) for y, dim in zip(outputs, dims, strict=True)
+        )
+
+    implement(name, batched, "FuncTorchBatched")
+
+
+class _Info(NamedTuple):
+    batch_size: int
 
 
 def _as_jvp(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -319,6 +358,6 @@ def vmap_by_loop(
 
 def in_front(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
     """A vmapped tensor with its batch dimension first, expanded where it has none."""
-    if t is None:
-        return None
+    if t is None or dim == 0:
+        return t
     return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)

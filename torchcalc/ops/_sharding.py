@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchcalc.ops.activations import BITS, saved_for
+
 if TYPE_CHECKING:
     from torch.distributed.tensor.placement_types import Placement
 
@@ -58,8 +60,9 @@ def _register() -> None:
         ]
 
     def linear_act(outputs: int) -> Rule:
-        def rule(x, weight, bias, residual, seed, activation, threshold):  # type: ignore[no-untyped-def]
-            args = x, weight, bias, residual, seed, activation, threshold
+        def rule(x, weight, bias, residual, seed, *options):  # type: ignore[no-untyped-def]
+            activation, _, _, threshold, *_ = options
+            args = x, weight, bias, residual, seed, *options
             rules = [replicate(outputs, *args)]
             if threshold:
                 return rules
@@ -68,12 +71,16 @@ def _register() -> None:
                 tensors = (x, weight, bias, residual)
                 placements = [like(t, p) for t, p in zip(tensors, inputs, strict=True)]
                 results: Placements = [y] * outputs
-                rules.append((results, [*placements, like(seed, everywhere), None, None]))
+                rules.append(
+                    (results, [*placements, like(seed, everywhere), *(None for _ in options)])
+                )
 
             for dim in range(x.ndim - 1):
                 add(Shard(dim), Shard(dim), everywhere, everywhere, Shard(dim))
             features = Shard(x.ndim - 1)
-            add(features, everywhere, Shard(0), Shard(0), features)
+            if outputs == 1 or saved_for(*options[:3], residual is not None, False) != BITS:
+                # Else bytes of eight columns would be torn apart.
+                add(features, everywhere, Shard(0), Shard(0), features)
             if activation == _IDENTITY and bias is None and residual is None:
                 add(Partial(), features, Shard(1), everywhere, everywhere)
             return rules
@@ -81,16 +88,45 @@ def _register() -> None:
         return rule
 
     def act_grad(with_bias: bool) -> Rule:
-        def rule(grad, saved, seed, activation, *options):  # type: ignore[no-untyped-def]
-            threshold = options[-2]
-            rules = [replicate(1 + with_bias, grad, saved, seed, activation, *options)]
-            for dim in range(0 if threshold else grad.ndim):
+        def rule(grad, saved, seed, *options):  # type: ignore[no-untyped-def]
+            threshold = options[3]
+            rules = [replicate(1 + with_bias, grad, saved, seed, *options)]
+            dims = 0 if threshold else grad.ndim - (options[6] == BITS)
+            for dim in range(dims):
                 dz = Shard(dim)
                 results: Placements = [dz]
                 if with_bias:
                     results.append(Shard(0) if dim == grad.ndim - 1 else Partial())
-                inputs: Placements = [dz, like(saved, dz), like(seed, everywhere), None]
+                inputs: Placements = [dz, like(saved, dz), like(seed, everywhere)]
                 rules.append((results, [*inputs, *(None for _ in options)]))
+            return rules
+
+        return rule
+
+    def gated_linear(outputs: int) -> Rule:
+        # Not by columns: a shard of z would hold other columns than its place in z says.
+        def rule(x, *args):  # type: ignore[no-untyped-def]
+            parameters, threshold = args[:5], args[8]
+            rules = [replicate(outputs, x, *args)]
+            for dim in range(0 if threshold else x.ndim - 1):
+                results: Placements = [Shard(dim)] * outputs
+                inputs: Placements = [Shard(dim), *(like(t, everywhere) for t in parameters)]
+                rules.append((results, [*inputs, *(None for _ in args[5:])]))
+            return rules
+
+        return rule
+
+    def gated_grad(tensors: int, with_bias: bool = False) -> Rule:
+        def rule(*args):  # type: ignore[no-untyped-def]
+            grad, threshold = args[0], args[tensors + 4]
+            outputs = tensors - 1 + with_bias
+            rules = [replicate(outputs, *args)]
+            for dim in range(0 if threshold else grad.ndim - 1):
+                results: Placements = [Shard(dim)] * (tensors - 1)
+                if with_bias:
+                    results.append(Partial())
+                inputs: Placements = [*[Shard(dim)] * tensors, like(args[tensors], everywhere)]
+                rules.append((results, [*inputs, *(None for _ in args[tensors + 1 :])]))
             return rules
 
         return rule
@@ -122,6 +158,11 @@ def _register() -> None:
         ops.linear_act_keep: linear_act(2),
         ops.act_grad: act_grad(False),
         ops.act_bias_grad: act_grad(True),
+        ops.gated_linear: gated_linear(1),
+        ops.gated_linear_keep: gated_linear(2),
+        ops.gated_grad: gated_grad(2),
+        ops.gated_bias_grad: gated_grad(2, with_bias=True),
+        ops.gated_grad_grad: gated_grad(3),
         ops.dropout: masked,
         ops.dropout_mask: masked,
         ops.prox: elementwise(1),

@@ -1,50 +1,73 @@
 """Linear + activation + dropout: y = residual + dropout(f(x W^T + b)), and its derivatives.
 
-x [*, K], weight [N, K], bias [N], residual and y [*, N]. ``activation`` travels as its code.
+x [*, K], weight [N, K], bias [N], residual and y [*, N]; or a product for each of B: x [B, M, K],
+weight [B, N, K], bias [B, N]. ``options`` are ``activation, a, b, threshold, samples, block``: the
+activation's code with its parameters, and what tells the mask (``_mask.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from torchcalc import _check
-from torchcalc.ops._autograd import (
-    Function,
-    Kernels,
-    in_front,
-    register,
-    register_vmap,
-    vmap_by_loop,
+from torchcalc.ops._autograd import Function, Kernels, in_front, register, register_vmap
+from torchcalc.ops._mask import sample_seeds
+from torchcalc.ops.activations import (
+    BITS,
+    INPUT,
+    NOTHING,
+    OUTPUT,
+    SCALED_OUTPUT,
+    by_code,
+    saved_for,
+    third_derivative,
 )
 from torchcalc.ops.dropout import dropout_mask
 from torchcalc.reference import linear_act as reference
 from torchcalc.reference.dropout import dropout_scale
 
-# A name's position is its code in csrc/math/activations.h.
-ACTIVATIONS = tuple(reference.ACTIVATIONS)
-CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
-_IDENTITY = CODES["identity"]
-_FROM_OUTPUT = frozenset(CODES[name] for name in reference.FROM_OUTPUT)
-
 # Orders of the derivative that have a kernel; the next is plain PyTorch, which differentiates on.
 _KERNEL_ORDERS = 2
 
 
-def _rows(t: Tensor) -> Tensor:
+def rows(t: Tensor) -> Tensor:
     """[*, N] as a matrix."""
     return t if t.dim() == 2 else t.unsqueeze(0) if t.dim() == 1 else t.flatten(0, -2)
 
 
-def _keeps(activation: int, residual: Tensor | None) -> bool:
-    """Whether the derivative needs more than y: z, or with a residual a = f(z)."""
-    if activation == _IDENTITY:
-        return False
-    return activation not in _FROM_OUTPUT or residual is not None
+def weight_grad(dz: Tensor, x: Tensor, batched: bool) -> Tensor:
+    """Of z = x W^T, or of a batch of such."""
+    return dz.mT @ x if batched else rows(dz).t() @ rows(x)
+
+
+def bias_grad(dz: Tensor, batched: bool) -> Tensor:
+    """Of z = x W^T + b, or of a batch of such."""
+    return dz.sum(1) if batched else rows(dz).sum(0)
+
+
+def linear_tangent(
+    x: Tensor, weight: Tensor, t_x: Tensor | None, t_weight: Tensor | None, t_bias: Tensor | None
+) -> Tensor:
+    """Of z = x W^T + b."""
+    t_z = x.new_zeros(*x.shape[:-1], weight.shape[-2])
+    if t_x is not None:
+        t_z = t_z + t_x @ weight.mT
+    if t_weight is not None:
+        t_z = t_z + x @ t_weight.mT
+    if t_bias is not None:
+        t_z = t_z + (t_bias.unsqueeze(1) if weight.dim() == 3 else t_bias)
+    return t_z
+
+
+def without_mask(options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same, where nothing is dropped."""
+    return *options[:3], 0, 1, None
 
 
 class _ActGrad(Function):
@@ -71,69 +94,132 @@ class _ActGrad(Function):
     @staticmethod
     def backward(ctx: Any, c_dz: Tensor) -> tuple[Any, ...]:
         grad, saved, seed = ctx.saved_tensors
-        activation, order, *rest = ctx.options
+        *options, order = ctx.options
         d_grad = d_saved = None
         if ctx.needs_input_grad[0]:
-            d_grad = act_grad(c_dz, saved, seed, activation, order, *rest)
+            d_grad = act_grad(c_dz, saved, seed, *options, order)
         if ctx.needs_input_grad[1]:
-            d_saved = act_grad(c_dz * grad, saved, seed, activation, order + 1, *rest)
-        return d_grad, d_saved, None, None, None, None, None
+            d_saved = act_grad(c_dz * grad, saved, seed, *options, order + 1)
+        return d_grad, d_saved, None, *[None] * len(ctx.options)
 
     @staticmethod
     def tangents(
         ctx: Any, saved_for_forward: Any, t_grad: Tensor | None, t_saved: Tensor | None, *_: Any
     ) -> Tensor:
         grad, saved, seed = saved_for_forward
-        activation, order, *rest = ctx.options
+        *options, order = ctx.options
         t_dz = torch.zeros_like(grad)
         if t_grad is not None:
-            t_dz = act_grad(t_grad, saved, seed, activation, order, *rest)
+            t_dz = act_grad(t_grad, saved, seed, *options, order)
         if t_saved is not None:
-            t_dz = t_dz + act_grad(grad * t_saved, saved, seed, activation, order + 1, *rest)
+            t_dz = t_dz + act_grad(grad * t_saved, saved, seed, *options, order + 1)
         return t_dz
 
 
 _act_grad = register("act_grad", _ActGrad)
 
 
-def act_grad(
-    grad: Tensor,
-    saved: Tensor | None,
-    seed: Tensor | None,
-    activation: int,
-    order: int,
-    threshold: int,
-    scaled: bool,
-) -> Tensor:
-    """mask(scale * F_order(u) * grad), order <= 3; saved is u, or with ``scaled`` y = scale u."""
+def act_grad(grad: Tensor, saved: Tensor | None, seed: Tensor | None, *options: Any) -> Tensor:
+    """mask(scale * F_order(u) * grad), u being what ``saved_as`` says, order <= 3.
+
+    ``options``: as everywhere, and ``saved_as, order``.
+    """
+    activation, a, b, threshold, samples, block, saved_as, order = options
     if order <= _KERNEL_ORDERS:
-        dz: Tensor = _act_grad(grad, saved, seed, activation, order, threshold, scaled)
+        dz: Tensor = _act_grad(grad, saved, seed, *options)
         return dz
-    third = reference.THIRD.get(ACTIVATIONS[activation])
-    if third is None or saved is None:
-        return torch.zeros_like(grad)
+    from_output = saved_as in (OUTPUT, SCALED_OUTPUT)
     scale = dropout_scale(threshold)
-    unscale = 1 / scale if scaled and scale > 0 else 1.0
-    dz = grad * third(saved * unscale) * (scale * unscale**2)
+    unscale = 1 / scale if saved_as == SCALED_OUTPUT and scale > 0 else 1.0
+    third = None
+    if saved is not None and saved_as != BITS:
+        third = third_derivative(by_code(activation, a, b), saved * unscale, from_output)
+    if third is None:
+        return torch.zeros_like(grad)
+    dz = grad * third * (scale * unscale**2)
     if not threshold:
         return dz
-    return torch.where(dropout_mask(grad.shape, seed, threshold), dz, torch.zeros_like(dz))
+    kept = dropout_mask(grad.shape, seed, threshold, samples, block, False)
+    return torch.where(kept, dz, torch.zeros_like(dz))
 
 
 def _act_bias_grad(
-    grad: Tensor,
-    saved: Tensor | None,
-    seed: Tensor | None,
-    activation: int,
-    threshold: int,
-    scaled: bool,
+    grad: Tensor, saved: Tensor | None, seed: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    dz = act_grad(grad, saved, seed, activation, 1, threshold, scaled)
-    return dz, _rows(dz).sum(0)
+    dz = act_grad(grad, saved, seed, *options, 1)
+    return dz, rows(dz).sum(0)
 
 
 # act_grad and its sum over rows in one pass; to differentiate, one after the other.
 act_bias_grad = register("act_bias_grad", _act_bias_grad)
+
+
+def act_grads(
+    grad: Tensor,
+    saved: Tensor | None,
+    seed: Tensor | None,
+    *options: Any,
+    bias: bool,
+    batched: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """dz, and if asked the bias gradient."""
+    if bias and not batched:
+        both: tuple[Tensor, Tensor] = act_bias_grad(grad, saved, seed, *options)
+        return both
+    threshold, saved_as = options[3], options[6]
+    dz = act_grad(grad, saved, seed, *options, 1) if threshold or saved_as != NOTHING else grad
+    return dz, bias_grad(dz, batched) if bias else None
+
+
+class _Act(Function):
+    """y = residual + dropout(f(z))."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        residual: Tensor | None,
+        seed: Tensor | None,
+        *options: Any,
+        kernels: Kernels,
+    ) -> Tensor:
+        y: Tensor = kernels.act(z, residual, seed, *options)
+        saved_as = saved_for(*options[:3], residual is not None, options[3] > 0)
+        if saved_as not in (NOTHING, SCALED_OUTPUT):
+            saved_as = INPUT
+        saved = {NOTHING: None, INPUT: z, SCALED_OUTPUT: y}[saved_as]
+        ctx.options = *options, saved_as, 1
+        ctx.save_for_backward(saved, seed)
+        kernels.save_for_forward(ctx, saved, seed)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, c_y: Tensor) -> tuple[Any, ...]:
+        saved, seed = ctx.saved_tensors
+        need_z, need_residual = ctx.needs_input_grad[:2]
+        dz = act_grad(c_y, saved, seed, *ctx.options) if need_z else None
+        return dz, c_y if need_residual else None, None, *[None] * (len(ctx.options) - 2)
+
+    @staticmethod
+    def tangents(
+        ctx: Any, saved_for_forward: Any, t_z: Tensor | None, t_residual: Tensor | None, *_: Any
+    ) -> Tensor | None:
+        saved, seed = saved_for_forward
+        if t_z is None:
+            return t_residual
+        t_y = act_grad(t_z, saved, seed, *ctx.options)
+        return t_y if t_residual is None else t_y + t_residual
+
+
+def _act_reference(
+    z: Tensor, residual: Tensor | None, seed: Tensor | None, *options: Any
+) -> Tensor:
+    activation, a, b, *mask = options
+    return reference.act(z, by_code(activation, a, b), residual, seed, *mask)
+
+
+# act(z, residual, seed, *options) -> y
+act = register("act", _Act, _act_reference)
 
 
 class _LinearAct(Function):
@@ -148,48 +234,51 @@ class _LinearAct(Function):
         bias: Tensor | None,
         residual: Tensor | None,
         seed: Tensor | None,
-        activation: int,
-        threshold: int,
-        *,
+        *options: Any,
         kernels: Kernels,
     ) -> Tensor | tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.options = activation, threshold
-        ctx.keeps = _keeps(activation, residual)
-        op = kernels.linear_act_keep if ctx.keeps else kernels.linear_act
-        outputs = op(x, weight, bias, residual, seed, activation, threshold)
-        saved = outputs[1] if ctx.keeps else outputs if activation != _IDENTITY else None
+        saved_as = saved_for(*options[:3], residual is not None, options[3] > 0)
+        ctx.options = options
+        ctx.saved_as = saved_as
+        if saved_as in (NOTHING, SCALED_OUTPUT):
+            outputs = kernels.linear_act(x, weight, bias, residual, seed, *options)
+            saved = outputs if saved_as == SCALED_OUTPUT else None
+        else:
+            outputs = kernels.linear_act_keep(x, weight, bias, residual, seed, *options)
+            saved = outputs[1]
+            if saved_as == BITS:
+                ctx.mark_non_differentiable(saved)
         # x and weight are kept only for the gradients that need them, as F.linear does.
         need_x, need_weight = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if need_weight else None, weight if need_x else None, saved, seed)
+        ctx.batched = weight.dim() == 3
         kernels.save_for_forward(ctx, x, weight, saved, seed)
         return outputs  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, c_y: Tensor | None, c_kept: Tensor | None = None) -> tuple[Any, ...]:
         x, weight, saved, seed = ctx.saved_tensors
-        activation, threshold = ctx.options
+        options, saved_as = ctx.options, ctx.saved_as
         need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
+        batched = ctx.batched
         dz = dbias = None
         if c_y is not None and (need_x or need_weight or need_bias):
-            if need_bias:
-                dz, dbias = act_bias_grad(c_y, saved, seed, activation, threshold, not ctx.keeps)
-            else:
-                dz = act_grad(c_y, saved, seed, activation, 1, threshold, not ctx.keeps)
+            dz, dbias = act_grads(
+                c_y, saved, seed, *options, saved_as, bias=need_bias, batched=batched
+            )
         if c_kept is not None:
             through_kept = c_kept
-            if activation in _FROM_OUTPUT:
-                through_kept = act_grad(c_kept, saved, None, activation, 1, 0, False)
+            if saved_as == OUTPUT:
+                through_kept = act_grad(c_kept, saved, None, *without_mask(options), OUTPUT, 1)
             dz = through_kept if dz is None else dz + through_kept
-            dbias = _rows(dz).sum(0) if need_bias else None
+            dbias = bias_grad(dz, batched) if need_bias else None
         return (
             dz @ weight if need_x and dz is not None else None,
-            _rows(dz).t() @ _rows(x) if need_weight and dz is not None else None,
+            weight_grad(dz, x, batched) if need_weight and dz is not None else None,
             dbias,
             c_y if need_residual else None,
-            None,
-            None,
-            None,
+            *[None] * (1 + len(options)),
         )
 
     @staticmethod
@@ -201,24 +290,18 @@ class _LinearAct(Function):
         t_bias: Tensor | None,
         t_residual: Tensor | None,
         *_: Any,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
         x, weight, saved, seed = saved_for_forward
-        activation, threshold = ctx.options
-        t_z = x.new_zeros(*x.shape[:-1], weight.shape[0])
-        if t_x is not None:
-            t_z = t_z + F.linear(t_x, weight)
-        if t_weight is not None:
-            t_z = t_z + F.linear(x, t_weight)
-        if t_bias is not None:
-            t_z = t_z + t_bias
-        t_y = act_grad(t_z, saved, seed, activation, 1, threshold, not ctx.keeps)
+        options, saved_as = ctx.options, ctx.saved_as
+        t_z = linear_tangent(x, weight, t_x, t_weight, t_bias)
+        t_y = act_grad(t_z, saved, seed, *options, saved_as, 1)
         if t_residual is not None:
             t_y = t_y + t_residual
-        if not ctx.keeps:
+        if saved_as in (NOTHING, SCALED_OUTPUT):
             return t_y
-        if activation in _FROM_OUTPUT:
-            return t_y, act_grad(t_z, saved, None, activation, 1, 0, False)
-        return t_y, t_z
+        if saved_as == OUTPUT:
+            return t_y, act_grad(t_z, saved, None, *without_mask(options), OUTPUT, 1)
+        return t_y, t_z if saved_as == INPUT else None
 
 
 def _reference(
@@ -227,77 +310,146 @@ def _reference(
     bias: Tensor | None,
     residual: Tensor | None,
     seed: Tensor | None,
-    activation: int,
-    threshold: int,
+    *options: Any,
 ) -> Tensor:
     _check.linear_act(x, weight, bias, residual, seed)
-    name = ACTIVATIONS[activation]
-    return reference.linear_act(x, weight, bias, name, residual, seed, threshold)
+    activation, a, b, *mask = options
+    return reference.linear_act(x, weight, bias, by_code(activation, a, b), residual, seed, *mask)
 
 
-# linear_act(x, weight, bias, residual, seed, activation, threshold) -> y
+# linear_act(x, weight, bias, residual, seed, *options) -> y
 linear_act = register("linear_act", _LinearAct, _reference, first=True)
 # The same -> (y, kept), for those arguments whose derivative needs more than y.
 linear_act_keep = register("linear_act_keep", _LinearAct)
 
 
+# --- vmap: samples stand one after the other in memory, and the kernels know
+
+
+def vmap_options(options: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    *activation, threshold, samples, block = options[:6]
+    return *activation, threshold, samples * size, block, *options[6:]
+
+
+def batched_linear(
+    tensors: tuple[Tensor | None, ...],
+    in_dims: tuple[int | None, ...],
+    size: int,
+    parameters: tuple[int, ...] = (1, 2),
+) -> tuple[tuple[Tensor | None, ...], Callable[[Tensor], Tensor]]:
+    """The tensors of vmapped linear layers, as those of one call; and what gives its outputs their
+    dimensions back. ``parameters``: which of the tensors are weights, the first of all, and biases;
+    the others are inputs, residuals. Where parameters are vmapped it is a batch of products."""
+    weight, at = tensors[parameters[0]], in_dims[parameters[0]]
+    assert weight is not None
+    batches = weight.dim() - (2 if at is not None else 1)  # 2: weights have been vmapped before
+    if batches == 1 and all(in_dims[i] is None for i in parameters):
+        return tuple(
+            t if i in parameters else in_front(t, d, size)
+            for i, (t, d) in enumerate(zip(tensors, in_dims, strict=True))
+        ), lambda y: y
+    lead: torch.Size | None = None
+
+    def flat(i: int, t: Tensor | None, dim: int | None) -> Tensor | None:
+        nonlocal lead
+        t = in_front(t, dim, size)
+        if t is None or (i in parameters and batches == 1):
+            return t
+        if i in parameters:
+            return t.flatten(0, 1)
+        lead = t.shape[:-1]
+        if len(lead) == 2 and batches == 1:
+            return t
+        return t.reshape(lead[:batches].numel(), lead[batches:].numel(), t.shape[-1])
+
+    args = tuple(flat(i, t, d) for i, (t, d) in enumerate(zip(tensors, in_dims, strict=True)))
+    return args, lambda y: y.reshape(*(lead or ()), y.shape[-1])
+
+
 def _vmap_linear_act(op: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    x, weight, bias, residual, _, activation, threshold = args
-    if threshold or in_dims[1] is not None or in_dims[2] is not None:
-        return vmap_by_loop(op, info, in_dims, args)  # a mask or a GEMM for each sample
-    x, residual = (in_front(args[i], in_dims[i], info.batch_size) for i in (0, 3))
-    outputs = op(x, weight, bias, residual, None, activation, 0)
-    return outputs, 0 if isinstance(outputs, Tensor) else (0, 0)
+    size = info.batch_size
+    options = args[5:]
+    seed = sample_seeds(args[4], in_dims[4], size, options[4])
+    (x, weight, bias, residual), back = batched_linear(args[:4], in_dims[:4], size)
+    outputs = op(x, weight, bias, residual, seed, *vmap_options(options, size))
+    if isinstance(outputs, Tensor):
+        return back(outputs), 0
+    return tuple(map(back, outputs)), (0, 0)
 
 
-def _vmap_act_grad(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    grad, saved, _, activation, order, threshold, scaled = args
-    if threshold:  # the mask starts anew with each sample
-        return vmap_by_loop(_act_grad, info, in_dims, args)
-    grad, saved = (in_front(args[i], in_dims[i], info.batch_size) for i in (0, 1))
-    return _act_grad(grad, saved, None, activation, order, 0, scaled), 0
+def vmap_elementwise(op: Any, tensors: int, info: Any, in_dims: Any, *args: Any) -> Any:
+    """Of an op whose first arguments are so many tensors of the mask's rows, and a seed."""
+    size = info.batch_size
+    options = args[tensors + 1 :]
+    seed = sample_seeds(args[tensors], in_dims[tensors], size, options[4])
+    like = [in_front(args[i], in_dims[i], size) for i in range(tensors)]
+    outputs = op(*like, seed, *vmap_options(options, size))
+    return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
 
 
-def _vmap_act_bias_grad(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    grad, saved, seed, activation, threshold, scaled = args
-    args = grad, saved, seed, activation, 1, threshold, scaled
-    dz, _ = _vmap_act_grad(info, (*in_dims[:4], None, *in_dims[4:]), *args)
+def sample_sums(dz: Tensor) -> Tensor:
+    """Of a vmapped dz, its sums over the rows of each sample."""
     leading = tuple(range(1, dz.dim() - 1))
-    return (dz, dz.sum(leading) if leading else dz), (0, 0)
+    return dz.sum(leading) if leading else dz
 
 
-register_vmap("linear_act", lambda *args: _vmap_linear_act(linear_act, *args))
-register_vmap("linear_act_keep", lambda *args: _vmap_linear_act(linear_act_keep, *args))
-register_vmap("act_grad", _vmap_act_grad)
+def _vmap_act_bias_grad(info: Any, in_dims: Any, *args: Any) -> Any:
+    dz, _ = vmap_elementwise(_act_grad, 2, info, (*in_dims, None), *args, 1)
+    return (dz, sample_sums(dz)), (0, 0)
+
+
+for _name, _op in (("linear_act", linear_act), ("linear_act_keep", linear_act_keep)):
+    register_vmap(_name, partial(_vmap_linear_act, _op))
+register_vmap("act", partial(vmap_elementwise, act, 2))
+register_vmap("act_grad", partial(vmap_elementwise, _act_grad, 2))
 register_vmap("act_bias_grad", _vmap_act_bias_grad)
 
 
 # --- shapes and costs
 
 
+def _check_traced(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    seed: Tensor | None,
+    options: tuple[Any, ...],
+) -> None:
+    if weight.dim() == 2:  # else it comes from a vmap of what was checked
+        _check.linear_act(x, weight, bias, residual, seed if options[4] == 1 else None)
+
+
 @torch.library.register_fake("torchcalc::linear_act")
-def _(x, weight, bias, residual, seed, activation, threshold):  # type: ignore[no-untyped-def]
-    _check.linear_act(x, weight, bias, residual, seed)
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+def _(x, weight, bias, residual, seed, *options):  # type: ignore[no-untyped-def]
+    _check_traced(x, weight, bias, residual, seed, options)
+    return x.new_empty(*x.shape[:-1], weight.shape[-2])
 
 
 @torch.library.register_fake("torchcalc::linear_act_keep")
-def _(x, weight, bias, residual, seed, activation, threshold):  # type: ignore[no-untyped-def]
-    _check.linear_act(x, weight, bias, residual, seed)
-    shape = (*x.shape[:-1], weight.shape[0])
-    return x.new_empty(shape), x.new_empty(shape)
+def _(x, weight, bias, residual, seed, *options):  # type: ignore[no-untyped-def]
+    _check_traced(x, weight, bias, residual, seed, options)
+    y = x.new_empty(*x.shape[:-1], weight.shape[-2])
+    if saved_for(*options[:3], residual is not None, options[3] > 0) == BITS:
+        return y, y.new_empty(*y.shape[:-1], (y.shape[-1] + 7) // 8, dtype=torch.uint8)
+    return y, torch.empty_like(y)
+
+
+@torch.library.register_fake("torchcalc::act")
+def _(z, residual, seed, *options):  # type: ignore[no-untyped-def]
+    return z.new_empty(z.shape)
 
 
 @torch.library.register_fake("torchcalc::act_grad")
-def _(grad, saved, seed, activation, order, threshold, scaled):  # type: ignore[no-untyped-def]
+def _(grad, saved, seed, *options):  # type: ignore[no-untyped-def]
     return grad.new_empty(grad.shape)
 
 
 @torch.library.register_fake("torchcalc::act_bias_grad")
-def _(grad, saved, seed, activation, threshold, scaled):  # type: ignore[no-untyped-def]
+def _(grad, saved, seed, *options):  # type: ignore[no-untyped-def]
     return grad.new_empty(grad.shape), grad.new_empty(grad.shape[-1])
 
 
 @register_flop_formula([torch.ops.torchcalc.linear_act, torch.ops.torchcalc.linear_act_keep])
 def _(x_shape, weight_shape, *args, **kwargs):  # type: ignore[no-untyped-def]
-    return 2 * torch.Size(x_shape).numel() * weight_shape[0]
+    return 2 * torch.Size(x_shape).numel() * weight_shape[-2]

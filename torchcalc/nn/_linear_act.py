@@ -1,4 +1,4 @@
-"""Thin modules over ``torchcalc.functional``."""
+"""A linear layer with its activation and dropout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchcalc import functional
-from torchcalc._check import check_number, dropout_threshold
-from torchcalc.ops.linear_act import ACTIVATIONS
+from torchcalc._check import dropout_threshold
+from torchcalc.ops.activations import Activation, resolve
 
 
 class LinearAct(torch.nn.Module):
@@ -21,7 +21,8 @@ class LinearAct(torch.nn.Module):
 
     Args:
         in_features, out_features, bias, device, dtype: as for ``torch.nn.Linear``.
-        activation: "identity", "relu", "gelu", "gelu_tanh", "silu", "tanh" or "sigmoid".
+        activation: a name or one of torch.nn's activation modules, see
+            :func:`torchcalc.functional.linear_act`.
         dropout_p: probability of dropping an element while training.
 
     Example:
@@ -35,20 +36,17 @@ class LinearAct(torch.nn.Module):
         in_features: int,
         out_features: int,
         bias: bool = True,
-        activation: str = "gelu",
+        activation: str | torch.nn.Module | Activation = "gelu",
         dropout_p: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"LinearAct: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
-            )
+        resolved = resolve("LinearAct", activation)
         dropout_threshold("LinearAct", "dropout_p", dropout_p)
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.activation = activation
+        self.activation = activation if isinstance(activation, str) else resolved
         self.dropout_p = dropout_p
         empty = partial(torch.empty, device=device, dtype=dtype)
         self.weight = torch.nn.Parameter(empty(out_features, in_features))
@@ -77,48 +75,3 @@ class LinearAct(torch.nn.Module):
             f"bias={self.bias is not None}, activation={self.activation!r}, "
             f"dropout_p={self.dropout_p}"
         )
-
-
-class Dropout(torch.nn.Module):
-    r"""y_i = x_i / (1 - p) where element i is kept, else 0; the identity in eval mode.
-
-    See :func:`torchcalc.functional.dropout`.
-    """
-
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__()
-        dropout_threshold("Dropout", "p", p)
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.p, self.training)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
-
-class SoftThreshold(torch.nn.Module):
-    r"""S(x, lam) = sign(x) max(|x| - lam, 0).
-
-    See :func:`torchcalc.functional.soft_threshold`.
-
-    Args:
-        lam: a float >= 0; a tensor, which becomes a buffer; or an ``nn.Parameter``, learned.
-    """
-
-    lam: Tensor | float
-
-    def __init__(self, lam: Tensor | float = 0.5) -> None:
-        super().__init__()
-        if isinstance(lam, torch.nn.Parameter):
-            self.lam = lam
-        elif isinstance(lam, Tensor):
-            self.register_buffer("lam", lam)
-        else:
-            self.lam = check_number("SoftThreshold", "lam", lam)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.soft_threshold(x, self.lam)
-
-    def extra_repr(self) -> str:
-        return f"lam={tuple(self.lam.shape) if isinstance(self.lam, Tensor) else self.lam}"
