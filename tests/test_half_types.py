@@ -67,4 +67,6 @@ def test_derivatives_in_every_dtype(name, order, from_output, dtype, device):
     told = name, order, *parameters(activation)
     exact = derivative(grad.double(), saved.double(), *told, from_output=from_output)
     eps = torch.finfo(dtype).eps if dtype != torch.float64 else 1e-13
-    torch.testing.assert_close(dz.double(), exact, rtol=eps, atol=8 * max(eps, 1e-13))
+    # quick_gelu is silu of 1.702 z: so much is in its derivatives, and in what rounds them.
+    unit = max(eps, 1e-13) * (1.702 if name == "quick_gelu" else 1)
+    torch.testing.assert_close(dz.double(), exact, rtol=eps, atol=4 * unit)
