@@ -114,7 +114,8 @@ class Mask {
   int32_t threshold() const { return static_cast<int32_t>(args_.threshold); }
   double dropout_scale() const { return math::dropout_scale(args_.threshold); }
 
-  // Draws for elements [begin, begin + n); returns their lanes, valid until the next call.
+  // Draws for elements [begin, begin + n), which share none; returns their lanes, valid until the
+  // next call.
   const uint16_t* draw(int64_t begin, int64_t n) {
     if (args_.plain) {
       return fill(lanes_, static_cast<uint64_t>(*args_.seeds), static_cast<uint64_t>(begin), n);
@@ -122,17 +123,24 @@ class Mask {
     for (int64_t done = 0; done < n;) {
       const math::Draw draw = args_.locate(begin + done);
       const int64_t count = std::min(draw.run, n - done);
-      if (args_.shared > 1) {
-        const auto words = math::dropout_words(draw.seed, draw.index / math::kLanesPerGroup);
-        const auto lane = static_cast<int>(draw.index % math::kLanesPerGroup);
-        std::fill_n(lanes_ + done, count, static_cast<uint16_t>(math::lane_of(words, lane)));
-      } else {
-        const uint16_t* drawn = fill(run_, draw.seed, draw.index, count);
-        std::copy_n(drawn, count, lanes_ + done);
-      }
+      const uint16_t* drawn = fill(run_, draw.seed, draw.index, count);
+      std::copy_n(drawn, count, lanes_ + done);
       done += count;
     }
     return lanes_;
+  }
+
+  // f(kept, begin, n) for runs of elements [begin, begin + n) that share a draw.
+  template <class F>
+  void each_run(int64_t begin, int64_t n, F f) const {
+    for (const int64_t end = begin + n; begin < end;) {
+      const math::Draw draw = args_.locate(begin);
+      const int64_t count = std::min(draw.run, end - begin);
+      const auto words = math::dropout_words(draw.seed, draw.index / math::kLanesPerGroup);
+      const auto lane = static_cast<int>(draw.index % math::kLanesPerGroup);
+      f(static_cast<int32_t>(math::lane_of(words, lane)) >= threshold(), begin, count);
+      begin += count;
+    }
   }
 
   // v = kept ? factor * v : 0.

@@ -70,7 +70,25 @@ class Kernels:
 
 
 def _below_autograd(op: Callable[..., Any], *args: Any) -> Any:
-    return _with_torchs_errors(partial(_at_all_levels, op), *args)
+    try:
+        if not _C._are_functorch_transforms_active():
+            with _C._AutoDispatchBelowAutograd():
+                return op(*args)
+        # A Function's forward runs with both modes off for the levels of all transforms; at the
+        # outer ones the op is still to be recorded, or nested transforms are silently wrong. (Each
+        # of torch's context managers takes longer than all of this.)
+        grad, forward = torch.is_grad_enabled(), _C._is_fwd_grad_enabled()
+        _C._set_grad_enabled(True)
+        _C._set_fwd_grad_enabled(True)
+        try:
+            with _C._AutoDispatchBelowAutograd():
+                return op(*args)
+        finally:
+            _C._set_grad_enabled(grad)
+            _C._set_fwd_grad_enabled(forward)
+    except RuntimeError as error:
+        raise_as_torch(error, args)
+        raise
 
 
 def _with_torchs_errors(call: Callable[..., Any], *args: Any) -> Any:
@@ -95,24 +113,6 @@ def raise_as_torch(error: RuntimeError, args: Sequence[Any]) -> None:
         raise (RuntimeError if device.type == "cpu" else torch.OutOfMemoryError)(text) from None
     if re.match(r"\w.* failed: CUDA out of memory", text):  # torch's text, of 2.13 and later
         raise torch.OutOfMemoryError(text) from None
-
-
-def _at_all_levels(op: Callable[..., Any], *args: Any) -> Any:
-    if _C._are_functorch_transforms_active():
-        # A Function's forward runs with both modes off for the levels of all transforms; at the
-        # outer ones the op is still to be recorded, or nested transforms are silently wrong. (Each
-        # of torch's context managers takes longer than all of this.)
-        grad, forward = torch.is_grad_enabled(), _C._is_fwd_grad_enabled()
-        _C._set_grad_enabled(True)
-        _C._set_fwd_grad_enabled(True)
-        try:
-            with _C._AutoDispatchBelowAutograd():
-                return op(*args)
-        finally:
-            _C._set_grad_enabled(grad)
-            _C._set_fwd_grad_enabled(forward)
-    with _C._AutoDispatchBelowAutograd():
-        return op(*args)
 
 
 def _straight_to(backend: Any) -> Kernels:
@@ -284,6 +284,20 @@ def register_vmap(name: str, rule: Callable[..., Any]) -> None:
     """
     overload = getattr(torch.ops.torchcalc, name).default
     unwrap, wrap = _functorch._unwrap_batched, _functorch._add_batch_dim
+    pop, push = _functorch.pop_dynamic_layer_stack, _functorch.push_dynamic_layer_stack
+
+    def run(size: int, in_dims: list[int | None], plain: list[Any], level: int) -> Any:
+        if level == 1 and not (
+            forward_ad._current_level >= 0
+            or (torch.is_grad_enabled() and _C._any_requires_grad(*plain))
+        ):
+            # Outside of this vmap there is nothing: without it the ops take their short cuts.
+            layer = pop()
+            try:
+                return rule(_Info(size), tuple(in_dims), *plain)
+            finally:
+                push(layer)
+        return rule(_Info(size), tuple(in_dims), *plain)
 
     def batched(*args: Any) -> Any:
         level = _functorch.peek_interpreter_stack().level()
@@ -298,7 +312,7 @@ def register_vmap(name: str, rule: Callable[..., Any]) -> None:
         with _C._ExcludeDispatchKeyGuard(_BATCHED):
             if size is None:
                 return overload(*args)
-            outputs, dims = rule(_Info(size), tuple(in_dims), *plain)
+            outputs, dims = run(size, in_dims, plain, level)
         if isinstance(outputs, Tensor):
             return wrap(outputs, dims, level)
         return tuple(

@@ -143,15 +143,40 @@ def act_grad(grad: Tensor, saved: Tensor | None, seed: Tensor | None, *options: 
     return torch.where(kept, dz, torch.zeros_like(dz))
 
 
-def _act_bias_grad(
-    grad: Tensor, saved: Tensor | None, seed: Tensor | None, *options: Any
-) -> tuple[Tensor, Tensor]:
-    dz = act_grad(grad, saved, seed, *options, 1)
-    return dz, rows(dz).sum(0)
+class _ActBiasGrad(Function):
+    """dz = mask(scale * F_1(u) * grad) and its sum over rows, in one pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        saved: Tensor | None,
+        seed: Tensor | None,
+        *options: Any,
+        kernels: Kernels,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, saved, seed)
+        kernels.save_for_forward(ctx, grad, saved, seed)
+        ctx.options = *options, 1
+        both: tuple[Tensor, Tensor] = kernels.act_bias_grad(grad, saved, seed, *options)
+        return both
+
+    @staticmethod
+    def backward(ctx: Any, c_dz: Tensor | None, c_dbias: Tensor | None) -> tuple[Any, ...]:
+        if c_dbias is not None:
+            c_dz = c_dbias.expand_as(ctx.saved_tensors[0]) if c_dz is None else c_dz + c_dbias
+        if c_dz is None:
+            return (None,) * (2 + len(ctx.options))
+        return _ActGrad.backward(ctx, c_dz)[:-1]
+
+    @staticmethod
+    def tangents(ctx: Any, saved_for_forward: Any, *tangents: Any) -> tuple[Tensor, Tensor]:
+        t_dz = _ActGrad.tangents(ctx, saved_for_forward, *tangents)
+        return t_dz, rows(t_dz).sum(0)
 
 
-# act_grad and its sum over rows in one pass; to differentiate, one after the other.
-act_bias_grad = register("act_bias_grad", _act_bias_grad)
+act_bias_grad = register("act_bias_grad", _ActBiasGrad)
 
 
 def act_grads(
