@@ -196,12 +196,44 @@ def modules(mesh):
     check(torch.nn.Linear(4, 6), ColwiseParallel(output_layouts=Replicate()), x)
 
 
+def compiled(mesh):
+    """Without a mask layers compile as a whole; one's shard is not known to the compiler."""
+    n = 2 * mesh.size()
+    x = torch.randn(3, n)
+    for module, style in (
+        (nn.LinearAct(n, n), ColwiseParallel()),
+        (nn.LinearAct(n, n), RowwiseParallel(input_layouts=Replicate())),
+        (nn.GatedLinear(n, n), ColwiseParallel()),
+        (nn.MLP(n, n), ColwiseParallel()),
+        (nn.MLP(n, n, gated=True), ColwiseParallel()),
+    ):
+        parallel = parallelize_module(module, mesh, style)
+        torch.compiler.reset()
+        y = torch.compile(parallel, backend="aot_eager", fullgraph=True)(x)
+        torch.testing.assert_close(y, parallel(x))
+        y.sum().backward()
+        assert all(p.grad is not None for p in parallel.parameters())
+
+
+def autocast(mesh):
+    """What is added after a sum over ranks has its dtype."""
+    x = torch.randn(3, 8)
+    for module, style in (
+        (nn.LinearAct(8, 6), RowwiseParallel(input_layouts=Replicate())),
+        (nn.MLP(8, 6), ColwiseParallel()),
+        (nn.MLP(8, 6, dropout_p=0.5), ColwiseParallel()),
+    ):
+        parallel = parallelize_module(module, mesh, style)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert parallel(x).dtype == torch.bfloat16
+
+
 def main(rank: int, ranks: int, file: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ranks)
     mesh = init_device_mesh("cpu", (ranks,))
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for part in (dropouts, layers, gated, mlps, refusals, modules):
+    for part in (dropouts, layers, gated, mlps, refusals, modules, compiled, autocast):
         part(mesh)
         print(part.__name__, flush=True)
     dist.barrier()  # neither leaves before the others are done

@@ -282,6 +282,34 @@ def test_compiled_and_exported(call, shape, drawn, device):
         assert torch.equal(compiled(other), expected)
 
 
+@pytest.mark.parametrize(
+    "seeds",
+    [torch.arange(3), torch.arange(6).view(6, 1)[::2], torch.tensor([[3]]).expand(3, 1)],
+    ids=["0-d", "strided", "expanded"],
+)
+def test_seeds_of_vmap_in_any_layout(seeds, device):
+    x, seeds = torch.ones(3, 64, device=device), seeds.to(device)
+    dropped = torch.vmap(lambda v, s: F.dropout(v, P, seed=s))(x, seeds)
+    masks = torch.vmap(lambda s: F.dropout_mask(64, P, seed=s))(seeds)
+    for row, mask, seed in zip(dropped, masks, seeds, strict=True):
+        expected = F.dropout_mask(64, P, seed=seed)
+        assert torch.equal(row != 0, expected)
+        assert torch.equal(mask, expected)
+
+
+def test_one_sample_of_an_outer_vmap(device):
+    x = torch.ones(3, 4, 64, device=device)
+
+    def same(x):
+        return torch.vmap(lambda row: F.dropout(row, P), randomness="same")(x)
+
+    for outer in (
+        torch.vmap(same, randomness="different")(x[:1]),
+        torch.vmap(same, randomness="different", chunk_size=2)(x),  # and the last is one
+    ):
+        assert all(torch.equal(row, y[0]) for y in outer for row in y)
+
+
 @pytest.mark.parametrize("lead", [(1,), (3, 1), (1, 1), (0,), (2, 0)])
 def test_packed_masks_and_dropout_under_vmap_of_any_size(lead, device):
     seeds = torch.arange(math.prod(lead), device=device).view(*lead, 1)

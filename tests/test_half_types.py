@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from torchcalc import functional, optim, prox
 from torchcalc.ops.activations import INPUT, NAMES, NOTHING, OUTPUT, resolve
 from torchcalc.reference.activations import FROM_OUTPUT, derivative, parameters
 
 HALF_TYPES = [torch.float16, torch.bfloat16]
+SATURATING = [nn.ELU(1.7), nn.SELU(), nn.CELU(0.0011), nn.CELU(0.3), nn.Tanh(), nn.Sigmoid()]
 
 
 def every_value(dtype):
@@ -45,6 +47,25 @@ def test_every_value_in_an_optimizer(half, device):
         optim.SGD([w], lr=0.5, penalty=penalty).step()
         expected = (values.float() * torch.tensor(factor, device=device)).to(half)
         torch.testing.assert_close(w.detach(), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("half", HALF_TYPES, ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(
+    "module",
+    [nn.ELU(1.7), nn.SELU(), nn.CELU(0.0011), nn.CELU(0.3), nn.Tanh(), nn.Sigmoid()],
+    ids=str,
+)
+def test_saturated_units_have_no_gradient(module, residual, p, half, device):
+    """Not what the limit's rounding makes of it, in the first derivative and the second."""
+    x = torch.full((64, 1), -100.0, dtype=half, device=device, requires_grad=True)
+    one = torch.ones(1, 1, dtype=half, device=device)
+    added = torch.ones_like(x) if residual else None
+    y = functional.linear_act(x, one, None, module, dropout_p=p, seed=1, residual=added)
+    (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    assert first.abs().max() == second.abs().max() == 0
 
 
 @pytest.mark.parametrize("from_output", [False, True])

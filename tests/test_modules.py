@@ -216,3 +216,15 @@ def test_everything_is_reachable_from_the_package():
         assert hasattr(torchcalc.prox, name)
     for name in ("SGD", "AdamW", "groups"):
         assert hasattr(torchcalc.optim, name)
+
+
+@pytest.mark.parametrize("training", [1, 2, "yes"])
+def test_training_is_a_truth_value(training):
+    x, w = torch.ones(64, 16), torch.ones(64, 16)
+    for call in (
+        lambda t: functional.linear_act(x, w, dropout_p=0.25, training=t, seed=1),
+        lambda t: functional.gated_linear(x, w, dropout_p=0.25, training=t, seed=1),
+        lambda t: functional.mlp(x, w, None, w.t(), None, dropout_p=0.25, training=t, seed=1),
+    ):
+        assert torch.equal(call(training), call(True))
+        assert torch.equal(call(None), call(False))

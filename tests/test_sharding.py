@@ -46,4 +46,5 @@ def test_ops_on_two_ranks(tmp_path):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_masks_and_layers(ranks, tmp_path):
     for printed in run(ranks, "masked_ranks.py", str(ranks), str(tmp_path / "meeting")):
-        assert printed == ["dropouts", "layers", "gated", "mlps", "refusals", "modules"]
+        parts = ["dropouts", "layers", "gated", "mlps", "refusals", "modules"]
+        assert printed == [*parts, "compiled", "autocast"]

@@ -105,6 +105,27 @@ def test_vectorized_hessian(op, outer, device):
             torch.testing.assert_close(actual, expected, msg=sample.name)
 
 
+def test_vectorized_hessian_of_one_row(device):
+    x, w, b, w2 = (torch.randn(s, device=device) for s in ((3,), (4, 3), (4,), (2, 4)))
+    for call, plain in (
+        (
+            lambda x: functional.linear_act(x, w, b, "silu"),
+            lambda x: torch.nn.functional.silu(w @ x + b),
+        ),
+        (
+            lambda x: functional.gated_linear(x, w, b, "silu"),
+            lambda x: torch.nn.functional.silu(w[:2] @ x + b[:2]) * (w[2:] @ x + b[2:]),
+        ),
+        (
+            lambda x: functional.mlp(x, w, b, w2, None, "silu"),
+            lambda x: w2 @ torch.nn.functional.silu(w @ x + b),
+        ),
+    ):
+        hessian = torch.autograd.functional.hessian
+        actual = hessian(scalar(call), x, vectorize=True, outer_jacobian_strategy="forward-mode")
+        torch.testing.assert_close(actual, hessian(scalar(plain), x))
+
+
 def tangent(call, inputs):
     with forward_ad.dual_level():
         duals = [forward_ad.make_dual(t, torch.ones_like(t)) for t in inputs]
@@ -156,6 +177,20 @@ def test_symbolic_trace_sees_functions():
     expected = model(x)
     torch.manual_seed(1)
     assert torch.equal(traced(x), expected)
+
+
+def test_symbolic_trace_sees_functions_of_a_bias_or_residual():
+    x, w = torch.ones(3, 4), torch.ones(64, 4)
+    b, r, w2 = torch.zeros(64), torch.zeros(3, 64), torch.ones(64, 64)
+    for call, given in (
+        (lambda b: functional.linear_act(x, w, b, dropout_p=0.5), b),
+        (lambda r: functional.linear_act(x, w, residual=r, dropout_p=0.5), r),
+        (lambda b: functional.gated_linear(x, w, b, dropout_p=0.5), b),
+        (lambda b: functional.mlp(x, w, b, w2, None, dropout_p=0.5), b),
+        (lambda r: functional.mlp(x, w, None, w2, None, dropout_p=0.5, residual=r), r),
+    ):
+        traced = torch.fx.symbolic_trace(call)
+        assert not torch.equal(traced(given), traced(given))  # the seed is no constant
 
 
 def test_subclasses_and_modes_may_override():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ def describe(value: Any) -> str:
     return repr(value)
 
 
+def is_sharded(x: Any) -> bool:
+    module = sys.modules.get("torch.distributed.tensor")  # which takes long to import
+    return module is not None and isinstance(x, module.DTensor)
+
+
 def check_floating(op: str, name: str, t: Any, like: Tensor | None = None) -> None:
     """A dense tensor of a supported dtype; with ``like``, of its dtype and on its device."""
     if not isinstance(t, Tensor):
@@ -39,6 +45,8 @@ def check_floating(op: str, name: str, t: Any, like: Tensor | None = None) -> No
     if t.layout != torch.strided or t.is_nested:
         found = "a nested tensor" if t.is_nested else t.layout
         raise TypeError(f"{op}: {name} must be a dense (strided) tensor, got {found}")
+    if like is not None and is_sharded(t) and not is_sharded(like):
+        raise TypeError(f"{op}: {name} is a DTensor, and the first argument is not")
     if like is not None and t.dtype != like.dtype:
         raise TypeError(
             f"{op}: {name} must have the dtype of the first argument, {like.dtype}, got {t.dtype}"
@@ -63,6 +71,19 @@ def _are_sizes(sizes: Sequence[Any]) -> bool:
         or (isinstance(n, int | torch.SymInt | numbers.Integral) and not isinstance(n, bool))
         for n in sizes
     )
+
+
+def check_features(op: str, name: str, n: Any) -> None:
+    """A number of features."""
+    if not _are_sizes((n,)):
+        raise TypeError(f"{op}: {name} must be an int, got {describe(n)}")
+    if n < 0:
+        raise ValueError(f"{op}: {name} must be at least 0, got {n}")
+
+
+def check_flag(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be True or False, got {describe(value)}")
 
 
 def check_size(op: str, shape: Any) -> tuple[int, ...]:
@@ -195,6 +216,7 @@ def mlp(
 ) -> None:
     """The tensors of mlp."""
     op = "mlp"
+    check_flag(op, "gated", gated)
     *lead, hidden = linear(op, x, weight1, bias1, "weight1", "bias1")
     if gated:
         if hidden % 2:

@@ -54,8 +54,10 @@ void derive_saved(const ActGradArgs<T, Op>& args, Op* c, Op* u, int64_t n) {
       args.saved_as == math::Saved::kOutput || args.saved_as == math::Saved::kScaledOutput;
   math::dispatch_activation<Op>(args.activation, [&]<class Act>(const Act& act) {
     if constexpr (Act::kFromOutput) {
-      if (args.saved_scale != Op(1)) unscale<T>(act, u, args.saved_scale, n);
       if (is_output) {
+        if (math::needs_unscaled<T, Act>(args.saved_scale)) {
+          unscale<T>(act, u, args.saved_scale, n);
+        }
         return args.order == 1 ? derive_from_output<1>(act, c, u, n)
                                : derive_from_output<2>(act, c, u, n);
       }

@@ -41,7 +41,9 @@ __device__ void derive(const math::Activation& activation, math::Saved saved_as,
       if (is_output) {
         TC_UNROLL
         for (int j = 0; j < kOctet; ++j) {
-          const Op a = scale == Op(1) ? u[j] : math::unscaled<T, Arith>(act, u[j], scale);
+          const Op a = math::needs_unscaled<T, Act>(scale)
+                           ? math::unscaled<T, Arith>(act, u[j], scale)
+                           : u[j];
           c[j] = act.template d_from_output<Order, Arith>(c[j], a);
         }
         return;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "math/activations_piecewise.h"
 #include "math/activations_smooth.h"
@@ -73,6 +74,12 @@ TC_HD T unscaled(const Act& act, T y, T scale) {
     }
   }
   return u;
+}
+
+// Whether it is another value than y. With scale 1, too, limits may have been rounded.
+template <class Stored, class Act, class T>
+TC_HD bool needs_unscaled(T scale) {
+  return scale != T(1) || (Act::kSaturates && !std::is_same_v<Stored, T>);
 }
 
 // Calls f with the functor of `activation` in the op-math type T.

@@ -19,7 +19,8 @@ Shard = tuple[Sequence[int], Sequence[int]]
 def overridden(function: Any, *args: Any, **kwargs: Any) -> Tensor:
     # As the functions of torch.nn.functional: to torch.fx, to subclasses and modes that override
     # functions, each of these is one function.
-    result: Tensor = handle_torch_function(function, args, *args, **kwargs)
+    relevant = (*args, *kwargs.values())
+    result: Tensor = handle_torch_function(function, relevant, *args, **kwargs)
     return result
 
 

@@ -14,12 +14,14 @@ from torch.overrides import has_torch_function_unary, has_torch_function_variadi
 from torchcalc import _check
 from torchcalc._check import (
     autocast_dtype,
+    check_flag,
     check_floating,
     check_seed,
     check_shape,
     check_shard,
     check_size,
     dropout_threshold,
+    is_sharded,
 )
 from torchcalc.functional import _sharded
 from torchcalc.functional._common import Shard, no_shard, overridden, seed_tensor
@@ -253,7 +255,7 @@ def _drop(
 ) -> Tensor:
     """Every kind of dropout. There is a draw for each element of x's first ``lead`` dimensions."""
     threshold = dropout_threshold(op, "p", p)
-    if type(x) is not Tensor and threshold and training and _sharded.is_sharded(x):
+    if type(x) is not Tensor and threshold and training and is_sharded(x):
         return _drop_shards(op, x, p, inplace, seed, shard, residual, lead, alpha)
     if not training or threshold == 0:
         _check.dropout(op, x, residual, None)
@@ -350,6 +352,7 @@ def dropout_mask(
     """
     op = "dropout_mask"
     size = check_size(op, shape)
+    check_flag(op, "packed", packed)
     threshold = dropout_threshold(op, "p", p)
     block = None if shard is None else check_shard(op, shard, size)
     if device is None:

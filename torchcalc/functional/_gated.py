@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from torchcalc import _check
-from torchcalc._check import autocast_dtype, check_seed, check_shard, dropout_threshold
+from torchcalc._check import autocast_dtype, check_seed, check_shard, dropout_threshold, is_sharded
 from torchcalc.functional import _sharded
 from torchcalc.functional._common import Shard, cast, no_shard, seed_tensor
 from torchcalc.ops import gated as op
@@ -96,7 +96,7 @@ def gated_linear(
             shard=shard,
         )
         return result
-    if type(x) is not Tensor and _sharded.is_sharded(x):
+    if type(x) is not Tensor and is_sharded(x):
         p = dropout_p if training else 0.0
         _sharded.expect_all("gated_linear", weight=gate, bias=bias_gate)
         _sharded.expect_all("gated_linear", weight=value, bias=bias_value)
@@ -118,7 +118,9 @@ def gated_linear(
             tensors = tuple(cast(t, dtype) for t in tensors)  # type: ignore[assignment]
     threshold = 0
     if not (type(dropout_p) is float and dropout_p == 0.0):
-        threshold = training * dropout_threshold("gated_linear", "dropout_p", dropout_p)
+        threshold = dropout_threshold("gated_linear", "dropout_p", dropout_p)
+        if not training:
+            threshold = 0
     try:
         if gate.dim() != 2:  # the op takes batches of them, for vmap
             raise ValueError

@@ -16,6 +16,7 @@ from torchcalc._check import (
     check_shape,
     check_shard,
     dropout_threshold,
+    is_sharded,
 )
 from torchcalc.functional import _sharded
 from torchcalc.functional._common import Shard, cast, no_shard, overridden, seed_tensor
@@ -73,7 +74,7 @@ def linear_act(
     Klambauer et al., 2017 (selu); Misra, 2019 (mish); So et al., "Primer", 2021 (relu_squared);
     Howard et al., 2019 (hardswish).
     """
-    if has_torch_function_variadic(x, weight):
+    if has_torch_function_variadic(x, weight, bias, residual):
         return overridden(
             linear_act,
             x,
@@ -86,7 +87,7 @@ def linear_act(
             residual=residual,
             shard=shard,
         )
-    if type(x) is not Tensor and _sharded.is_sharded(x):
+    if type(x) is not Tensor and is_sharded(x):
         p = dropout_p if training else 0.0
         _sharded.expect_all("linear_act", weight=weight, bias=bias, residual=residual)
         if autocast_dtype(x.device) is None:
@@ -114,7 +115,9 @@ def linear_act(
             x, weight, bias = (cast(t, dtype) for t in (x, weight, bias))  # type: ignore[assignment]
     threshold = 0
     if not (type(dropout_p) is float and dropout_p == 0.0):
-        threshold = training * dropout_threshold("linear_act", "dropout_p", dropout_p)
+        threshold = dropout_threshold("linear_act", "dropout_p", dropout_p)
+        if not training:
+            threshold = 0
     try:
         if weight.dim() != 2:  # the op takes batches of them, for vmap
             raise ValueError
@@ -163,13 +166,13 @@ def act_of_shard(
     residual: Tensor | None,
     *,
     seed: Tensor | int | None,
-    shard: Shard,
+    shard: Shard | None,
 ) -> Tensor:
     """residual + dropout(f(z)), of what ranks have summed."""
     threshold = dropout_threshold(op_name, "dropout_p", p)
     if residual is not None and residual.dtype != z.dtype:  # under autocast
         return residual + act_of_shard(op_name, activation, p, z, None, seed=seed, shard=shard)
     drawn = seed_tensor(op_name, seed, z) if threshold else None
-    block = check_shard(op_name, shard, z.shape)
+    block = None if shard is None else check_shard(op_name, shard, z.shape)
     y: Tensor = op.act(z, residual, drawn, *activation[1:], threshold, 1, block)
     return y

@@ -16,6 +16,7 @@ from torchcalc._check import (
     check_shape,
     check_shard,
     dropout_threshold,
+    is_sharded,
 )
 from torchcalc.functional import _sharded
 from torchcalc.functional._common import Shard, cast, no_shard, overridden, seed_tensor
@@ -72,7 +73,7 @@ def mlp(
 
     Source: Vaswani et al., "Attention is all you need", 2017, section 3.3.
     """
-    if has_torch_function_variadic(x, weight1, weight2):
+    if has_torch_function_variadic(x, weight1, bias1, weight2, bias2, residual):
         return overridden(
             mlp,
             x,
@@ -90,7 +91,7 @@ def mlp(
             shard=shard,
             hidden_shard=hidden_shard,
         )
-    if type(x) is not Tensor and _sharded.is_sharded(x):
+    if type(x) is not Tensor and is_sharded(x):
         given = {"weight1": weight1, "bias1": bias1, "weight2": weight2, "bias2": bias2}
         _sharded.expect_all("mlp", **given, residual=residual)
         if autocast_dtype(x.device) is None:
@@ -140,8 +141,10 @@ def mlp(
             x, weight1, bias1, weight2, bias2 = (  # type: ignore[assignment]
                 cast(t, dtype) for t in (x, weight1, bias1, weight2, bias2)
             )
-    hidden_threshold = training * dropout_threshold("mlp", "hidden_dropout_p", hidden_dropout_p)
-    threshold = training * dropout_threshold("mlp", "dropout_p", dropout_p)
+    hidden_threshold = dropout_threshold("mlp", "hidden_dropout_p", hidden_dropout_p)
+    threshold = dropout_threshold("mlp", "dropout_p", dropout_p)
+    if not training:
+        hidden_threshold = threshold = 0
     try:
         _, code, a, b = resolve("mlp", activation)
         if weight1.dim() != 2:  # the op takes batches of them, for vmap

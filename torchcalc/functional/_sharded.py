@@ -6,23 +6,17 @@ A mask is a function of the index in the whole tensor, so each call says where i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchcalc._check import MAX_SEED, int_seed
+from torchcalc._check import MAX_SEED, int_seed, is_sharded
 from torchcalc.ops._sharding import replicated
 
 Call = Callable[..., Tensor]
 Role = dict[str, tuple[Any, Any]]  # tensor -> how it is placed, and its gradient
-
-
-def is_sharded(x: Any) -> bool:
-    module = sys.modules.get("torch.distributed.tensor")  # which takes long to import
-    return module is not None and isinstance(x, module.DTensor)
 
 
 class _Plan:
@@ -42,13 +36,15 @@ class _Plan:
         placed = t.redistribute(self.mesh, self.placements(name))
         return placed.to_local(grad_placements=[role[name][1] for role in self.roles])
 
-    def shard(self, name: str, shape: torch.Size) -> tuple[torch.Size, tuple[int, ...]]:
-        """Of a tensor of ``shape``, where this rank's shard lies in it."""
+    def mask(self, seed: Any, name: str, shape: torch.Size) -> dict[str, Any]:
+        """What tells a mask of ``shape`` the part that is this rank's shard of it."""
+        if seed is None:
+            return {"seed": None, "shard": None}
         from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
         placements = self.placements(name)
         _, offset = compute_local_shape_and_global_offset(shape, self.mesh, placements)
-        return shape, tuple(offset)
+        return {"seed": seed, "shard": (shape, tuple(offset))}
 
     def whole(self, local: Tensor, name: str, shape: torch.Size) -> Any:
         """The DTensor of ``shape`` that has this shard."""
@@ -79,9 +75,9 @@ def sums(x: Any, weight: Any) -> bool:
 
 
 def local_seed(op: str, seed: Any, x: Any, drops: bool) -> Any:
-    """One seed for all ranks: the first rank's. None is drawn where nothing is dropped."""
+    """One seed for all ranks: the first rank's; None where nothing is dropped."""
     if not drops:
-        return 0
+        return None
     if seed is None:
         seed = torch.randint(0, MAX_SEED, (1,), dtype=torch.int64, device=x.device)
     elif not isinstance(seed, Tensor):
@@ -150,11 +146,9 @@ def _roles(x: Any, weights: list[Any], down: Any = None, halves: bool = False) -
 
 def is_halves(placement: Any) -> bool:
     """Whether each shard has its part of the first half and of the second."""
-    return (
-        type(placement).__name__ == "_StridedShard"
-        and placement.dim == 0
-        and placement.split_factor == 2
-    )
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    return bool(placement == _StridedShard(0, split_factor=2))
 
 
 def dropout(call: Call, x: Any, residual: Any, seed: Any) -> Tensor:
@@ -164,7 +158,7 @@ def dropout(call: Call, x: Any, residual: Any, seed: Any) -> Tensor:
     placed = [Replicate() if p.is_partial() else p for p in x.placements]
     plan = _Plan(x.device_mesh, [dict.fromkeys(("x", "residual", "y"), (p, p)) for p in placed])
     tensors = plan.local(x, "x"), plan.local(residual, "residual")
-    y = call(*tensors, seed=seed, shard=plan.shard("y", x.shape))
+    y = call(*tensors, **plan.mask(seed, "y", x.shape))
     return plan.whole(y, "y", x.shape)  # type: ignore[no-any-return]
 
 
@@ -175,15 +169,19 @@ def linear_act(
     over ranks, ``act(z, residual, seed=, shard=)`` after it."""
     plan = _Plan(x.device_mesh, _roles(x, [weight]))
     shape = torch.Size([*x.shape[:-1], weight.shape[0]])
-    mask = {"seed": seed, "shard": plan.shard("y", shape)}
+    mask = plan.mask(seed, "y", shape)
     tensors = plan.local(x, "x"), plan.local(weight, "weight")
     local_bias, added = plan.local(bias, "bias"), plan.local(residual, "residual")
     if plan.sums:
         z = plan.summed(torch.nn.functional.linear(*tensors), shape)
-        y = act(z if local_bias is None else z + local_bias, added, **mask)
+        y = act(_plus_bias(z, local_bias), added, **mask)
     else:
         y = call(*tensors, local_bias, added, **mask)
     return plan.whole(y, "y", shape)  # type: ignore[no-any-return]
+
+
+def _plus_bias(z: Tensor, bias: Tensor | None) -> Tensor:
+    return z if bias is None else z + bias.to(z.dtype)  # another one under autocast
 
 
 def gated_linear(call: Call, x: Any, weights: list[Any], biases: list[Any], seed: Any) -> Tensor:
@@ -194,8 +192,7 @@ def gated_linear(call: Call, x: Any, weights: list[Any], biases: list[Any], seed
         plan.local(x, "x"),
         [plan.local(w, "weight") for w in weights],
         [plan.local(b, "bias") for b in biases],
-        seed=seed,
-        shard=plan.shard("y", shape),
+        **plan.mask(seed, "y", shape),
     )
     return plan.whole(y, "y", shape)  # type: ignore[no-any-return]
 
@@ -215,11 +212,14 @@ def mlp(
     names = ("x", "weight", "bias", "down", "down_bias")
     *local, bias2 = (plan.local(t, name) for t, name in zip(tensors, names, strict=True))
     added = plan.local(residual, "residual")
-    shard, hidden_shard = plan.shard("y", shape), plan.shard("hidden", hidden_shape)
+    mask = plan.mask(seed, "y", shape)
+    hidden_shard = plan.mask(seed, "hidden", hidden_shape)["shard"]
     if plan.sums:
         hidden = {"seed": seed, "shard": None, "hidden_shard": hidden_shard}
         z = plan.summed(call(*local, None, None, **hidden), shape)
-        y = act(z if bias2 is None else z + bias2, added, seed=seed + 1, shard=shard)
+        if seed is not None:
+            mask["seed"] = seed + 1
+        y = act(_plus_bias(z, bias2), added, **mask)
     else:
-        y = call(*local, bias2, added, seed=seed, shard=shard, hidden_shard=hidden_shard)
+        y = call(*local, bias2, added, **mask, hidden_shard=hidden_shard)
     return plan.whole(y, "y", shape)  # type: ignore[no-any-return]

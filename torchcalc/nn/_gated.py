@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchcalc import functional
-from torchcalc._check import dropout_threshold
+from torchcalc._check import check_features, dropout_threshold
 from torchcalc.ops.activations import Activation, resolve
 
 
@@ -49,6 +49,8 @@ class GatedLinear(torch.nn.Module):
     ) -> None:
         resolved = resolve("GatedLinear", activation)
         dropout_threshold("GatedLinear", "dropout_p", dropout_p)
+        check_features("GatedLinear", "in_features", in_features)
+        check_features("GatedLinear", "out_features", out_features)
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features

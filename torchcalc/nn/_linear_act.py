@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchcalc import functional
-from torchcalc._check import dropout_threshold
+from torchcalc._check import check_features, dropout_threshold
 from torchcalc.ops.activations import Activation, resolve
 
 
@@ -43,6 +43,8 @@ class LinearAct(torch.nn.Module):
     ) -> None:
         resolved = resolve("LinearAct", activation)
         dropout_threshold("LinearAct", "dropout_p", dropout_p)
+        check_features("LinearAct", "in_features", in_features)
+        check_features("LinearAct", "out_features", out_features)
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchcalc import functional
-from torchcalc._check import dropout_threshold
+from torchcalc._check import check_features, check_flag, dropout_threshold
 from torchcalc.ops.activations import Activation, resolve
 
 
@@ -59,10 +59,15 @@ class MLP(torch.nn.Module):
         resolved = resolve("MLP", activation)
         dropout_threshold("MLP", "hidden_dropout_p", hidden_dropout_p)
         dropout_threshold("MLP", "dropout_p", dropout_p)
+        out_features = in_features if out_features is None else out_features
+        check_features("MLP", "in_features", in_features)
+        check_features("MLP", "hidden_features", hidden_features)
+        check_features("MLP", "out_features", out_features)
+        check_flag("MLP", "gated", gated)
         super().__init__()
         self.in_features = in_features
         self.hidden_features = hidden_features
-        self.out_features = in_features if out_features is None else out_features
+        self.out_features = out_features
         self.activation = activation if isinstance(activation, str) else resolved
         self.gated = gated
         self.hidden_dropout_p = hidden_dropout_p

@@ -18,6 +18,6 @@ def sample_seeds(seed: Tensor | None, dim: int | None, size: int, samples: int) 
     if dim is None:
         if seed.numel() == 1:
             return seed  # for all samples of all calls
-        return seed.reshape(1, samples).expand(size, samples).reshape(-1)
-    each = seed.movedim(dim, 0).flatten(1)
-    return each.expand(size, samples).reshape(-1)
+        return seed.reshape(1, samples).expand(size, samples).reshape(-1).contiguous()
+    each = seed.movedim(dim, 0).unsqueeze(-1).flatten(1)
+    return each.expand(size, samples).reshape(-1).contiguous()

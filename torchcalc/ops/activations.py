@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -80,7 +81,11 @@ def resolve(op: str, activation: Any) -> Activation:
             f"{op}: activation must be a name ({', '.join(NAMES)}) or one of torch.nn's modules "
             f"({kinds}), got {type(activation).__module__}.{type(activation).__qualname__}"
         )
-    found = _activation(*told(activation))
+    name, *parameters = told(activation)
+    for value in parameters:
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{op}: a parameter of activation {name} is no number: {value!r}")
+    found = _activation(name, *parameters)
     _check(op, found)
     return found
 

@@ -25,6 +25,7 @@ from torchcalc.ops.linear_act import (
     act_grad,
     batched_linear,
     bias_grad,
+    input_grad,
     linear_tangent,
     rows,
     sample_sums,
@@ -196,7 +197,7 @@ class _GatedLinear(Function):
         if with_bias and dbias is None:
             dbias = bias_grad(dz, batched)
         if not ctx.is_pair:
-            dx = dz @ weight if need_x else None
+            dx = input_grad(dz, weight) if need_x else None
             dweight = weight_grad(dz, x, batched) if need_weight else None
             return dx, dweight, None, dbias, None, *others
         dg, dv = _halves(dz if batched else rows(dz))

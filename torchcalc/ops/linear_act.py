@@ -41,6 +41,12 @@ def rows(t: Tensor) -> Tensor:
     return t if t.dim() == 2 else t.unsqueeze(0) if t.dim() == 1 else t.flatten(0, -2)
 
 
+def input_grad(dz: Tensor, weight: Tensor) -> Tensor:
+    """Of z = x W^T."""
+    # Of one row not dz W: torch has no forward derivative of that under a vectorised jacobian.
+    return dz @ weight if dz.dim() > 1 else weight.mT @ dz
+
+
 def weight_grad(dz: Tensor, x: Tensor, batched: bool) -> Tensor:
     """Of z = x W^T, or of a batch of such."""
     return dz.mT @ x if batched else rows(dz).t() @ rows(x)
@@ -299,7 +305,7 @@ class _LinearAct(Function):
             dz = through_kept if dz is None else dz + through_kept
             dbias = bias_grad(dz, batched) if need_bias else None
         return (
-            dz @ weight if need_x and dz is not None else None,
+            input_grad(dz, weight) if need_x and dz is not None else None,
             weight_grad(dz, x, batched) if need_weight and dz is not None else None,
             dbias,
             c_y if need_residual else None,

@@ -28,6 +28,7 @@ from torchcalc.ops.linear_act import (
     act_grads,
     batched_linear,
     bias_grad,
+    input_grad,
     linear_tangent,
     weight_grad,
 )
@@ -82,7 +83,9 @@ def _mlp_grad(
     *activation, gated, threshold, samples, block = options
     hidden = gated, *activation, threshold, samples, block
     batched = weight2.dim() == 3
-    dz, _ = _z_grads(grad @ weight2, z, hidden_seed, *hidden, bias=False, batched=batched)
+    dz, _ = _z_grads(
+        input_grad(grad, weight2), z, hidden_seed, *hidden, bias=False, batched=batched
+    )
     h = _value(z, hidden_seed, *hidden)
     return dz, weight_grad(grad, h, batched), bias_grad(dz, batched)
 
@@ -140,7 +143,9 @@ class _Mlp(Function):
             told = None, seed, *output, NOTHING
             d_out, db2 = act_grads(c_y, *told, bias=need_bias2, batched=batched)
         if saved_as != INPUT:  # kept is h
-            d_hidden = _sum(d_out @ weight2 if d_out is not None and need_hidden else None, c_kept)
+            d_hidden = _sum(
+                input_grad(d_out, weight2) if d_out is not None and need_hidden else None, c_kept
+            )
             if d_out is not None and need_weight2:
                 d_weight2 = weight_grad(d_out, kept, batched)
             if d_hidden is not None and need_hidden:
@@ -154,14 +159,16 @@ class _Mlp(Function):
                 layer = *activation, gated, threshold, samples, block
                 dz, d_weight2, db1 = gradients(d_out, weight2, kept, hidden_seed, *layer)
             elif d_out is not None and need_hidden:
-                dz, db1 = _z_grads(d_out @ weight2, *told, bias=need_bias1, batched=batched)
+                dz, db1 = _z_grads(
+                    input_grad(d_out, weight2), *told, bias=need_bias1, batched=batched
+                )
             elif d_out is not None and need_weight2:
                 d_weight2 = weight_grad(d_out, _value(*told), batched)
             if c_kept is not None:
                 dz = _sum(dz, c_kept)
                 db1 = bias_grad(dz, batched) if need_bias1 and dz is not None else None
         return (
-            dz @ weight1 if need_x and dz is not None else None,
+            input_grad(dz, weight1) if need_x and dz is not None else None,
             weight_grad(dz, x, batched) if need_weight1 and dz is not None else None,
             db1 if need_bias1 else None,
             d_weight2,

@@ -1,0 +1,149 @@
+"""Wrong calls of the private ops, and memory that is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from torchcalc import functional as F
+
+X, W, B, R = torch.randn(3, 5), torch.randn(7, 5), torch.randn(7), torch.randn(3, 7)
+W8 = torch.randn(8, 5)  # an even number of rows
+ONE = torch.tensor([1])
+
+# Raw ops are private, but a wrong call must not touch memory that is not its own.
+OPS = torch.ops.torchcalc
+
+
+def _raw_sgd(params, grads, states=(), places=(0, 0, 2, 3, 5), momentum=0.0):
+    places = torch.tensor(places) if isinstance(places, tuple) else places
+    hyper = (0.1, momentum, 0.0, 0.0, False, False, False, 0.0, 0.0)
+    OPS.sgd_step(params, grads, list(states), places, *hyper)
+
+
+def _raw_adamw(steps, number=0):
+    hyper = (0.1, 0.9, 0.9, 0.0, 0.0, False, 0.0, 0.0, True, 1.0)
+    states = [X.clone(), X.clone(), steps]
+    OPS.adamw_step([X], [X], states, torch.tensor([0, number, 2, 3, 5]), *hyper)
+
+
+def _raw_dropout(seed=ONE, threshold=10, samples=1, block=None, shared=1, residual=None):
+    return OPS.dropout(X, residual, seed, threshold, samples, block, shared, 1.1, 0.0, 0.0)
+
+
+def _raw_gated(*tensors, activation=4, threshold=0):
+    given = (*tensors, *[None] * (5 - len(tensors)))
+    return OPS.gated_linear_keep(X, *given, activation, 0.0, 0.0, threshold, 1, None)
+
+
+def _raw_gated_grad(name, *tensors):
+    return getattr(OPS, name)(*tensors, None, 4, 0.0, 0.0, 0, 1, None)
+
+
+Z = torch.cat([R, R], 1)
+
+RAW = {
+    "gated: odd rows": lambda: _raw_gated(W),
+    "gated: unlike weights": lambda: _raw_gated(W, W[1:]),
+    "gated: unlike dtypes": lambda: _raw_gated(W, W.double()),
+    "gated: bias too short": lambda: _raw_gated(W8, None, B[:4]),
+    "gated: bias of one weight": lambda: _raw_gated(W, W, B, None),
+    "gated: bias of the value too short": lambda: _raw_gated(W, W, B, B[1:]),
+    "gated: two biases, one weight": lambda: _raw_gated(W8, None, B[:4], B[:4]),
+    "gated: activation": lambda: _raw_gated(W8, activation=99),
+    "gated: no seed": lambda: _raw_gated(W8, threshold=10),
+    "gated_grad: z as grad": lambda: _raw_gated_grad("gated_grad", R, R),
+    "gated_grad: z too short": lambda: _raw_gated_grad("gated_grad", R, Z[1:]),
+    "gated_grad: z's dtype": lambda: _raw_gated_grad("gated_grad", R, Z.double()),
+    "gated_grad: no dimension": lambda: _raw_gated_grad("gated_grad", R[0, 0], R[0, 0]),
+    "gated_bias_grad: z as grad": lambda: _raw_gated_grad("gated_bias_grad", R, R),
+    "gated_grad_grad: c as grad": lambda: _raw_gated_grad("gated_grad_grad", R, R, Z),
+    "gated_grad_grad: z as grad": lambda: _raw_gated_grad("gated_grad_grad", Z, R, R),
+    "saved has another shape": lambda: OPS.act_grad(R, R[1:], None, 2, 1, 0, False),
+    "saved where nothing is": lambda: OPS.act_grad(R, B[:1], None, 0, 0, 0, 0, 1, None, 0, 1),
+    "bits of an activation of many slopes": lambda: OPS.act_grad(
+        R, R.bool().to(torch.uint8)[:, :1], None, 2, 0, 0, 0, 1, None, 4, 1
+    ),
+    "mask of a negative shape": lambda: OPS.dropout_mask([-1, -8], ONE, 9, 1, None, True),
+    "mask of a shape that overflows": lambda: OPS.dropout_mask(
+        [2**32, 2**32], ONE, 9, 1, None, True
+    ),
+    "saved is missing": lambda: OPS.act_grad(R, None, None, 2, 1, 0, False),
+    "order": lambda: OPS.act_grad(R, R, None, 2, 3, 0, False),
+    "activation": lambda: OPS.linear_act(X, W, None, None, None, 99, 0),
+    "bias too short": lambda: OPS.linear_act(X, W, B[1:], None, None, 2, 0),
+    "residual too small": lambda: OPS.linear_act(X, W, None, R[1:], None, 2, 0),
+    "no seed": lambda: OPS.linear_act(X, W, None, None, None, 2, 10),
+    "seed too short": lambda: _raw_dropout(ONE[1:]),
+    "a seed too many": lambda: _raw_dropout(ONE.repeat(2)),
+    "threshold": lambda: _raw_dropout(threshold=65537),
+    "samples do not divide": lambda: _raw_dropout(samples=2),
+    "no samples": lambda: _raw_dropout(samples=0),
+    "shared does not divide": lambda: _raw_dropout(shared=2),
+    "shared by none": lambda: _raw_dropout(shared=0),
+    "block of another size": lambda: _raw_dropout(block=[9, 9, 0, 0, 3, 4]),
+    "block beyond the shape": lambda: _raw_dropout(block=[9, 9, 7, 0, 3, 5]),
+    "block before the shape": lambda: _raw_dropout(block=[9, 9, -1, 0, 3, 5]),
+    "block of two lists": lambda: _raw_dropout(block=[9, 9, 0, 0]),
+    "empty block": lambda: _raw_dropout(block=[]),
+    "another residual": lambda: _raw_dropout(residual=X[1:]),
+    "strength's shape": lambda: OPS.prox(X, B, None, 0.0, 0.0),
+    "cotangent's shape": lambda: OPS.prox_grad(X[1:], X, None, None, 0.0, 0.0),
+    "lists of other lengths": lambda: _raw_sgd([X], []),
+    "gradient too small": lambda: _raw_sgd([X], [X[1:]]),
+    "strided parameter": lambda: _raw_sgd([X.t()], [X.t()], places=(0, 0, 2, 5, 3)),
+    "another shape than its state's": lambda: _raw_sgd([X.view(15)], [X.view(15)]),
+    "no momentum buffer": lambda: _raw_sgd([X], [X], momentum=0.9),
+    "momentum buffer too small": lambda: _raw_sgd([X], [X], [X[1:]], momentum=0.9),
+    "offset beyond the end": lambda: _raw_sgd([X], [X], [R], (7, 0, 2, 3, 5), 0.9),
+    "negative offset": lambda: _raw_sgd([X], [X], [R], (-1, 0, 2, 3, 5), 0.9),
+    "offset that overflows": lambda: _raw_sgd([X], [X], [R], (2**63 - 1, 0, 2, 3, 5), 0.9),
+    "places too short": lambda: _raw_sgd([X], [X], places=(0, 0, 2, 3)),
+    "no places": lambda: _raw_sgd([X], [X], places=()),
+    "negative dimensions": lambda: _raw_sgd([X], [X], places=(0, 0, -2, 3, 5)),
+    "places of int32": lambda: _raw_sgd([X], [X], places=torch.tensor([0, 0, 2, 3, 5]).int()),
+    "step counts of int64": lambda: _raw_adamw(ONE),
+    "number beyond the end": lambda: _raw_adamw(B, 7),
+    "check": lambda: OPS.optim_check([X], [X[1:]], [], 0, torch.tensor([0, 0, 2, 3, 5])),
+}
+
+
+@pytest.mark.parametrize("call", RAW.values(), ids=list(RAW))
+def test_raw_ops(call):
+    with pytest.raises(RuntimeError):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "in_torch"),
+    [
+        (
+            lambda x: F.linear_act(x.expand(2**25, 1), x.expand(2**25, 1)),
+            lambda x: torch.nn.functional.linear(x.expand(2**25, 1), x.expand(2**25, 1)),
+        ),
+        (lambda x: F.dropout(x.expand(2**50, 1)), lambda x: x.expand(2**50, 1).clone()),
+        (
+            lambda x: F.dropout_mask(2**52, seed=x.detach().long()),
+            lambda x: torch.ones(2**52, dtype=torch.bool),
+        ),
+        (lambda x: F.soft_threshold(x.expand(2**50), 0.5), lambda x: x.expand(2**50) + 1),
+        (
+            lambda x: torch.func.jvp(F.dropout, (x.expand(2**50),), (x.expand(2**50),)),
+            lambda x: x.expand(2**50) + 1,
+        ),
+    ],
+    ids=["linear_act", "dropout", "dropout_mask", "soft_threshold", "in a transform"],
+)
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_no_memory_is_told_as_torch_does(call, in_torch, requires_grad):
+    x = torch.ones(1, requires_grad=requires_grad)
+    with pytest.raises(RuntimeError, match="allocat") as expected:
+        in_torch(x)
+    with pytest.raises(RuntimeError, match="allocat") as error:
+        call(x)
+    assert type(error.value) is type(expected.value)
+    size = f"tried to allocate {2**52} bytes"
+    assert size in str(expected.value)
+    assert size in str(error.value)
+    assert "allocating a tensor" not in str(error.value)  # our words for it
+    assert F.dropout(torch.ones(64), 0.5).numel() == 64  # and it goes on
