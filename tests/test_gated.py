@@ -101,14 +101,17 @@ def test_the_mask_is_that_of_the_output(rows, device):
     assert torch.equal(plain, eval_mode)
 
 
-def test_blocks_of_rows_have_the_whole_tensors_mask(device):
+@pytest.mark.parametrize(("layer", "rows"), [("linear_act", 300), ("gated_linear", 600)])
+def test_blocks_of_rows_have_the_whole_tensors_mask(layer, rows, device):
     # More rows than a block of the GEMM, without gradients and with them.
-    x = torch.ones(1400, 1, device=device)
-    weight = torch.ones(2 * 300, 1, device=device)
-    kept = functional.dropout_mask((1400, 300), P, seed=SEED, device=device)
+    x = torch.ones(4300, 1, device=device)
+    weight = torch.ones(rows, 1, device=device)
+    kept = functional.dropout_mask((4300, 300), P, seed=SEED, device=device)
     for requires_grad in (False, True):
-        y = functional.gated_linear(x, weight.requires_grad_(requires_grad), dropout_p=P, seed=SEED)
+        weight.requires_grad_(requires_grad)
+        y = getattr(functional, layer)(x, weight, activation="silu", dropout_p=P, seed=SEED)
         assert torch.equal(y != 0, kept)
+        assert y.detach()[kept].unique().numel() == 1
 
 
 def test_a_shard_has_its_part_of_the_mask(device):

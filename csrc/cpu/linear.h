@@ -33,10 +33,10 @@ struct Linear {
     }
   }
 
-  // Blocks this high are no slower as GEMMs than the whole, and their product stays in cache;
-  // narrow ones are higher, so that there is work for all threads.
+  // Blocks this high are hardly slower as GEMMs than the whole, and save memory where the product
+  // is not kept. Narrow ones are higher, so that there is work for all threads.
   static int64_t block_rows(int64_t, int64_t cols) {
-    constexpr int64_t kRows = 512, kElements = int64_t{1} << 18;
+    constexpr int64_t kRows = 2048, kElements = int64_t{1} << 18;
     return std::max(kRows, kElements / std::max<int64_t>(cols, 1));
   }
 
