@@ -125,9 +125,9 @@ silu + dropout, gradients and value  act_bias_grad_kernel<true, T, float>   2 2 
 gelu_tanh + dropout                  epilogue_kernel<T>                     1 1  1 1 1   33  67
 gelu_tanh + dropout, gradients       act_bias_grad_kernel<false, T, float>  2 1  1 1 1   52  99
 tanh + dropout                       epilogue_kernel<T>                     1 1  1 1 1   36  79
-tanh + dropout, gradients            act_bias_grad_kernel<false, T, float>  2 1  1 0 0   29  27
+tanh + dropout, gradients            act_bias_grad_kernel<false, T, float>  2 1  1 0 0   31  27
 sigmoid + dropout                    epilogue_kernel<T>                     1 1  1 1 1   28  57
-sigmoid + dropout, gradients         act_bias_grad_kernel<false, T, float>  2 1  1 0 0   31  30
+sigmoid + dropout, gradients         act_bias_grad_kernel<false, T, float>  2 1  1 0 0   33  30
 relu6 + dropout                      epilogue_kernel<T>                     1 1  1 0 0   26  25
 relu6 + dropout, gradients           act_bias_grad_kernel<false, T, float>  2 1  1 0 0   28  27
 leaky_relu + dropout                 epilogue_kernel<T>                     1 1  1 0 0   25  24
@@ -135,11 +135,11 @@ leaky_relu + dropout, gradients      act_bias_grad_kernel<false, T, float>  2 1 
 relu_squared + dropout               epilogue_kernel<T>                     1 1  1 0 0   27  26
 relu_squared + dropout, gradients    act_bias_grad_kernel<false, T, float>  2 1  1 0 0   30  29
 elu + dropout                        epilogue_kernel<T>                     1 1  1 1 0   38  47
-elu + dropout, gradients             act_bias_grad_kernel<false, T, float>  2 1  1 0 0   30  29
+elu + dropout, gradients             act_bias_grad_kernel<false, T, float>  2 1  1 0 0   32  29
 celu + dropout                       epilogue_kernel<T>                     1 1  1 1 0   41  50
-celu + dropout, gradients            act_bias_grad_kernel<false, T, float>  2 1  1 0 0   32  32
+celu + dropout, gradients            act_bias_grad_kernel<false, T, float>  2 1  1 0 0   35  32
 selu + dropout                       epilogue_kernel<T>                     1 1  1 1 0   40  48
-selu + dropout, gradients            act_bias_grad_kernel<false, T, float>  2 1  1 0 0   30  29
+selu + dropout, gradients            act_bias_grad_kernel<false, T, float>  2 1  1 0 0   32  29
 quick_gelu + dropout                 epilogue_kernel<T>                     1 1  1 1 1   30  60
 quick_gelu + dropout, gradients      act_bias_grad_kernel<false, T, float>  2 1  1 1 1   36  65
 mish + dropout                       epilogue_kernel<T>                     1 1  1 1 1   40  64
@@ -152,7 +152,7 @@ hardsigmoid + dropout, gradients     act_bias_grad_kernel<false, T, float>  2 1 
 hardtanh + dropout                   epilogue_kernel<T>                     1 1  1 0 0   28  27
 hardtanh + dropout, gradients        act_bias_grad_kernel<false, T, float>  2 1  1 0 0   28  27
 softsign + dropout                   epilogue_kernel<T>                     1 1  1 0 1   36  40
-softsign + dropout, gradients        act_bias_grad_kernel<false, T, float>  2 1  1 0 0   34  32
+softsign + dropout, gradients        act_bias_grad_kernel<false, T, float>  2 1  1 0 0   35  32
 soft_threshold                       prox_kernel<T, float>                  1 1  0 0 1   31  28
 soft_threshold, gradient             prox_grad_kernel<T, float>             2 1  0 0 1   40  39
 SGD, momentum                        sgd_kernel<T>                          3 2  0 0 0   22  18

@@ -18,19 +18,16 @@ from torch.utils.flop_counter import register_flop_formula
 from torchcalc import _check
 from torchcalc.ops._autograd import Function, Kernels, register, register_vmap
 from torchcalc.ops._mask import sample_seeds
+from torchcalc.ops._vmap import batched_linear, sample_sums, vmap_elementwise, vmap_options
 from torchcalc.ops.activations import INPUT, by_code
 from torchcalc.ops.dropout import dropout, dropout_mask
 from torchcalc.ops.linear_act import (
     act,
     act_grad,
-    batched_linear,
     bias_grad,
     input_grad,
     linear_tangent,
     rows,
-    sample_sums,
-    vmap_elementwise,
-    vmap_options,
     weight_grad,
     without_mask,
 )
