@@ -1,4 +1,4 @@
-"""What vmap makes of the layers: samples stand one after the other in memory, and the kernels know."""
+"""vmap of the layers: samples stand one after the other in memory, and the kernels know."""
 
 from __future__ import annotations
 
@@ -49,7 +49,11 @@ def batched_linear(
         return t.reshape(lead[:batches].numel(), lead[batches:].numel(), t.shape[-1])
 
     args = tuple(flat(i, t, d) for i, (t, d) in enumerate(zip(tensors, in_dims, strict=True)))
-    return args, lambda y: y.reshape(*(lead or ()), y.shape[-1])
+
+    def back(y: Tensor) -> Tensor:
+        return y if y.shape[:-1] == lead else y.reshape(*(lead or ()), y.shape[-1])
+
+    return args, back
 
 
 def vmap_elementwise(op: Any, tensors: int, info: Any, in_dims: Any, *args: Any) -> Any:

@@ -49,7 +49,11 @@ def input_grad(dz: Tensor, weight: Tensor) -> Tensor:
 
 def weight_grad(dz: Tensor, x: Tensor, batched: bool) -> Tensor:
     """Of z = x W^T, or of a batch of such."""
-    return dz.mT @ x if batched else rows(dz).t() @ rows(x)
+    if batched:
+        return dz.mT @ x
+    if dz.dim() == 1:
+        return dz.unsqueeze(1) * x
+    return rows(dz).t() @ rows(x)
 
 
 def bias_grad(dz: Tensor, batched: bool) -> Tensor:
