@@ -86,7 +86,7 @@ def _mlp_op(activation: str, gated: bool = False) -> Op:
             ((3,), 2, 5, 0),
             ((3,), 2, 1031, 3),
             ((531,), 3, 9, 7),  # higher than a chunk of rows
-            ((6001,), 2, 100, 3),  # higher than blocks of the GEMM, which are no whole chunks
+            ((2701,), 2, 100, 3),  # higher than blocks of the GEMM, which are no whole chunks
         ):
             inputs = {
                 "x": t(*lead, k),
