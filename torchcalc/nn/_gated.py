@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from torchcalc import functional
-from torchcalc._check import check_features, dropout_threshold
-from torchcalc.ops.activations import Activation, resolve
+from torchcalc.nn._layer import _Layer
+from torchcalc.ops.activations import Activation
 
 
-class GatedLinear(torch.nn.Module):
+class GatedLinear(_Layer):
     r"""y = dropout(f(x Wg^T + bg) * (x Wv^T + bv)): GLU, ReGLU, GEGLU, SwiGLU, bilinear.
 
     See :func:`torchcalc.functional.gated_linear` for shapes and errors.
@@ -47,21 +46,9 @@ class GatedLinear(torch.nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        resolved = resolve("GatedLinear", activation)
-        dropout_threshold("GatedLinear", "dropout_p", dropout_p)
-        check_features("GatedLinear", "in_features", in_features)
-        check_features("GatedLinear", "out_features", out_features)
-        super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.activation = activation if isinstance(activation, str) else resolved
-        self.dropout_p = dropout_p
-        empty = partial(torch.empty, device=device, dtype=dtype)
-        self.weight = torch.nn.Parameter(empty(2 * out_features, in_features))
-        self.bias: torch.nn.Parameter | None
-        bias_parameter = torch.nn.Parameter(empty(2 * out_features)) if bias else None
-        self.register_parameter("bias", bias_parameter)
-        self.reset_parameters()
+        super().__init__(
+            in_features, out_features, bias, activation, dropout_p, device, dtype, halves=2
+        )
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -81,11 +68,4 @@ class GatedLinear(torch.nn.Module):
             self.activation,
             dropout_p=self.dropout_p,
             training=self.training,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, activation={self.activation!r}, "
-            f"dropout_p={self.dropout_p}"
         )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from torchcalc import functional
-from torchcalc._check import check_features, dropout_threshold
-from torchcalc.ops.activations import Activation, resolve
+from torchcalc.nn._layer import _Layer
+from torchcalc.ops.activations import Activation
 
 
-class LinearAct(torch.nn.Module):
+class LinearAct(_Layer):
     r"""y = residual + dropout(f(x W^T + b)): ``torch.nn.Linear`` with a fused epilogue.
 
     Parameters, attributes, initialisation and the ``state_dict`` are nn.Linear's. It is no instance
@@ -41,20 +39,9 @@ class LinearAct(torch.nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        resolved = resolve("LinearAct", activation)
-        dropout_threshold("LinearAct", "dropout_p", dropout_p)
-        check_features("LinearAct", "in_features", in_features)
-        check_features("LinearAct", "out_features", out_features)
-        super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.activation = activation if isinstance(activation, str) else resolved
-        self.dropout_p = dropout_p
-        empty = partial(torch.empty, device=device, dtype=dtype)
-        self.weight = torch.nn.Parameter(empty(out_features, in_features))
-        self.bias: torch.nn.Parameter | None
-        self.register_parameter("bias", torch.nn.Parameter(empty(out_features)) if bias else None)
-        self.reset_parameters()
+        super().__init__(
+            in_features, out_features, bias, activation, dropout_p, device, dtype, halves=1
+        )
 
     def reset_parameters(self) -> None:
         """Initialises weight and bias as ``torch.nn.Linear`` does."""
@@ -69,11 +56,4 @@ class LinearAct(torch.nn.Module):
             dropout_p=self.dropout_p,
             training=self.training,
             residual=residual,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, activation={self.activation!r}, "
-            f"dropout_p={self.dropout_p}"
         )
