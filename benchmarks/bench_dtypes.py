@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.bench_optim import LAM, OURS, step
 from benchmarks.harness import Config, Row, Run, Task, dtype_name, size_name
 from torchcalc.functional import dropout, linear_act, prox_elastic_net, prox_l2, soft_threshold
+from torchcalc.ops.act import act_grad
 from torchcalc.ops.activations import INPUT, NAMES, resolve
-from torchcalc.ops.linear_act import act_grad
 from torchcalc.ops.prox import prox_grad_grad
 from torchcalc.prox import L1
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from benchmarks.harness import Config, Roof, Row, Run, Task, dtype_name
 from torchcalc.functional import linear_act
+from torchcalc.ops.act import act_bias_grad
 from torchcalc.ops.activations import INPUT, resolve
-from torchcalc.ops.linear_act import act_bias_grad
 from torchcalc.reference.dropout import LANE_RANGE
 
 FEATURES, P, DTYPE = 16, 0.1, torch.bfloat16

@@ -47,6 +47,10 @@ STABLE_TORCH_LIBRARY(torchcalc, m) {
       "act_bias_grad(Tensor grad, Tensor? saved, Tensor? seed, int activation, float a, float b, "
       "int threshold, SymInt samples, SymInt[]? block, int saved_as) -> (Tensor dz, Tensor dbias)");
   m.def(
+      "linear_act_grad(Tensor grad, Tensor? x, Tensor? weight, Tensor? saved, Tensor? seed, "
+      "int activation, float a, float b, int threshold, SymInt samples, SymInt[]? block, "
+      "int saved_as, bool bias) -> (Tensor dx, Tensor dweight, Tensor dbias)");
+  m.def(
       "gated_linear(Tensor x, Tensor weight, Tensor? weight_value, Tensor? bias, "
       "Tensor? bias_value, Tensor? seed, int activation, float a, float b, int threshold, "
       "SymInt samples, SymInt[]? block) -> Tensor");
@@ -60,6 +64,11 @@ STABLE_TORCH_LIBRARY(torchcalc, m) {
   m.def(
       "gated_bias_grad(Tensor grad, Tensor z, Tensor? seed, int activation, float a, float b, "
       "int threshold, SymInt samples, SymInt[]? block) -> (Tensor dz, Tensor dbias)");
+  m.def(
+      "gated_linear_grad(Tensor grad, Tensor? x, Tensor? weight, Tensor? weight_value, Tensor z, "
+      "Tensor? seed, int activation, float a, float b, int threshold, SymInt samples, "
+      "SymInt[]? block, bool pair, bool bias) "
+      "-> (Tensor dx, Tensor dweight, Tensor dweight_value, Tensor dbias)");
   m.def(
       "gated_grad_grad(Tensor c, Tensor grad, Tensor z, Tensor? seed, int activation, float a, "
       "float b, int threshold, SymInt samples, SymInt[]? block) -> (Tensor dgrad, Tensor dz)");

@@ -31,6 +31,23 @@ def _raw_dropout(seed=ONE, threshold=10, samples=1, block=None, shared=1, residu
     return OPS.dropout(X, residual, seed, threshold, samples, block, shared, 1.1, 0.0, 0.0)
 
 
+def _raw_linear_act(bias=None, residual=None, activation=2, threshold=0):
+    return OPS.linear_act(X, W, bias, residual, None, activation, 0.0, 0.0, threshold, 1, None)
+
+
+def _raw_act_grad(saved, order=1):
+    return OPS.act_grad(R, saved, None, 2, 0.0, 0.0, 0, 1, None, 1, order)
+
+
+def _raw_layer_grad(x=X, weight=W, grad=R):
+    return OPS.linear_act_grad(grad, x, weight, grad, None, 2, 0.0, 0.0, 0, 1, None, 1, True)
+
+
+def _raw_gated_layer_grad(x=X, weight=W, weight_value=W, pair=True):
+    options = 4, 0.0, 0.0, 0, 1, None, pair, True
+    return OPS.gated_linear_grad(R, x, weight, weight_value, Z, None, *options)
+
+
 def _raw_gated(*tensors, activation=4, threshold=0):
     given = (*tensors, *[None] * (5 - len(tensors)))
     return OPS.gated_linear_keep(X, *given, activation, 0.0, 0.0, threshold, 1, None)
@@ -59,7 +76,20 @@ RAW = {
     "gated_bias_grad: z as grad": lambda: _raw_gated_grad("gated_bias_grad", R, R),
     "gated_grad_grad: c as grad": lambda: _raw_gated_grad("gated_grad_grad", R, R, Z),
     "gated_grad_grad: z as grad": lambda: _raw_gated_grad("gated_grad_grad", Z, R, R),
-    "saved has another shape": lambda: OPS.act_grad(R, R[1:], None, 2, 1, 0, False),
+    "layer's gradients: x too short": lambda: _raw_layer_grad(X[1:]),
+    "layer's gradients: x of other dimensions": lambda: _raw_layer_grad(X[0]),
+    "layer's gradients: x's dtype": lambda: _raw_layer_grad(X.double()),
+    "layer's gradients: weight too short": lambda: _raw_layer_grad(weight=W[1:]),
+    "layer's gradients: weight of one row": lambda: _raw_layer_grad(weight=W[0]),
+    "layer's gradients: weight's dtype": lambda: _raw_layer_grad(weight=W.double()),
+    "layer's gradients: no dimension": lambda: _raw_layer_grad(X[0, 0], W, R[0, 0]),
+    "gated layer's gradients: x too short": lambda: _raw_gated_layer_grad(X[1:]),
+    "gated layer's gradients: weight of a pair": lambda: _raw_gated_layer_grad(pair=False),
+    "gated layer's gradients: value too short": lambda: _raw_gated_layer_grad(weight_value=W[1:]),
+    "gated layer's gradients: weight too short": lambda: _raw_gated_layer_grad(
+        weight=W[1:], weight_value=None, pair=False
+    ),
+    "saved has another shape": lambda: _raw_act_grad(R[1:]),
     "saved where nothing is": lambda: OPS.act_grad(R, B[:1], None, 0, 0, 0, 0, 1, None, 0, 1),
     "bits of an activation of many slopes": lambda: OPS.act_grad(
         R, R.bool().to(torch.uint8)[:, :1], None, 2, 0, 0, 0, 1, None, 4, 1
@@ -68,12 +98,12 @@ RAW = {
     "mask of a shape that overflows": lambda: OPS.dropout_mask(
         [2**32, 2**32], ONE, 9, 1, None, True
     ),
-    "saved is missing": lambda: OPS.act_grad(R, None, None, 2, 1, 0, False),
-    "order": lambda: OPS.act_grad(R, R, None, 2, 3, 0, False),
-    "activation": lambda: OPS.linear_act(X, W, None, None, None, 99, 0),
-    "bias too short": lambda: OPS.linear_act(X, W, B[1:], None, None, 2, 0),
-    "residual too small": lambda: OPS.linear_act(X, W, None, R[1:], None, 2, 0),
-    "no seed": lambda: OPS.linear_act(X, W, None, None, None, 2, 10),
+    "saved is missing": lambda: _raw_act_grad(None),
+    "order": lambda: _raw_act_grad(R, order=3),
+    "activation": lambda: _raw_linear_act(activation=99),
+    "bias too short": lambda: _raw_linear_act(bias=B[1:]),
+    "residual too small": lambda: _raw_linear_act(residual=R[1:]),
+    "no seed": lambda: _raw_linear_act(threshold=10),
     "seed too short": lambda: _raw_dropout(ONE[1:]),
     "a seed too many": lambda: _raw_dropout(ONE.repeat(2)),
     "threshold": lambda: _raw_dropout(threshold=65537),
@@ -110,8 +140,9 @@ RAW = {
 
 @pytest.mark.parametrize("call", RAW.values(), ids=list(RAW))
 def test_raw_ops(call):
-    with pytest.raises(RuntimeError):
+    with pytest.raises((RuntimeError, ValueError)) as error:
         call()
+    assert "Declaration: " not in str(error.value)  # of the schema, which refuses what lacks one
 
 
 @pytest.mark.parametrize(

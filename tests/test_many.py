@@ -69,6 +69,7 @@ def calls(device, dtype):
     yield lambda g, s: ops.act_grad(g, s, seed, *gelu, INPUT, 2), [x, a]
     yield lambda g, s: ops.act_bias_grad(g, s, seed, *silu, INPUT), [x, a]
     yield lambda g, s: ops.act_grad(g, s, seed, *relu, BITS, 1), [x, bits]
+    yield lambda *t: ops.linear_act_grad(*t, seed, *gelu, INPUT, True), [a, x, w, c]
     yield lambda z, r: ops.act(z, r, seed, *gelu), [x, a]
     yield lambda g, w, z: ops.mlp_grad(g, w, z, seed, *gelu[:3], False, *gelu[3:]), [x, w, a]
     yield lambda x, r: ops.dropout(x, r, seed, 9000, 1, None, 1, 1.5, 0.1, 0.2), [x, a]
@@ -80,7 +81,7 @@ def calls(device, dtype):
     )
 
 
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("number", range(12))
 def test_one_array_that_is_misaligned(number, dtype, device):
     call, arrays = list(calls(device, dtype))[number]
     expected = call(*arrays)

@@ -189,6 +189,8 @@ def _raw_calls(device):
     yield ops.act_grad, (r, None, None, 0, 0.0, 0.0, *keep, NOTHING, 1)
     yield ops.act_grad, (r, r + 1, seed, *gelu, *drop, INPUT, 2)
     yield ops.act_bias_grad, (r, r + 1, seed, *tanh, *drop, SCALED_OUTPUT)
+    yield ops.linear_act_grad, (r, x, w, r + 1, seed, *tanh, *drop, SCALED_OUTPUT, True)
+    yield ops.linear_act_grad, (r, None, w, None, None, 0, 0.0, 0.0, *keep, NOTHING, False)
     w2 = torch.randn(4, 7, device=device)
     for op in (ops.mlp, ops.mlp_keep):
         yield op, (x, w, None, w2, None, None, None, None, *gelu, False, 0, 0, 1, None, None)
@@ -204,6 +206,8 @@ def _raw_calls(device):
     for op in (ops.gated_grad, ops.gated_bias_grad):
         yield op, (r, z, None, *f, 0, 1, None)
         yield op, (r, z, seeds, *f, *masked)
+    yield ops.gated_linear_grad, (r, x, None, None, z, None, *f, 0, 1, None, False, True)
+    yield ops.gated_linear_grad, (r, x, w, w + 1, z, seeds, *f, *masked, True, True)
     yield ops.gated_grad_grad, (z + 1, r, z, None, *f, 0, 1, None)
     yield ops.gated_grad_grad, (z + 1, r, z, seeds, *f, *masked)
     plain, block = (1, None), (1, [6, 9, 2, 1, 3, 5])  # samples, block
@@ -245,3 +249,39 @@ def test_opcheck(device):
         torch.library.opcheck(op.default, args)
     schemas = torch._C._dispatch_get_all_op_names()
     assert names == {n.removeprefix("torchcalc::") for n in schemas if n.startswith("torchcalc::")}
+
+
+@pytest.mark.parametrize("which", [{0}, {1}, {2}, {0, 1, 2, 3, 4}])
+def test_vmap_of_whole_backward(which, device):
+    """Of the ops that give all gradients of a layer, by whichever of their tensors is vmapped."""
+    ops, seed = torch.ops.torchcalc, torch.tensor([3], device=device)
+    silu, mask = (4, 0.0, 0.0), (6000, 1, None)
+    for lead in ((), (3,), (2, 3)):
+        x, grad, z = (torch.randn(*lead, n, device=device) for n in (5, 7, 14))
+        w = torch.randn(7, 5, device=device)
+        calls = [
+            (
+                [grad, x, w, z[..., :7]],
+                lambda g, x, w, z: ops.linear_act_grad(g, x, w, z, seed, *silu, *mask, INPUT, True),
+            ),
+            (
+                [grad, x, w, w + 1, z],
+                lambda *t: ops.gated_linear_grad(*t, seed, *silu, *mask, True, True),
+            ),
+            (
+                [grad, x, torch.cat([w, w + 1]), z],
+                lambda g, x, w, z: ops.gated_linear_grad(
+                    g, x, w, None, z, seed, *silu, *mask, False, True
+                ),
+            ),
+        ]
+        for tensors, call in calls:
+            dims = tuple(0 if i in which else None for i in range(len(tensors)))
+            given = [
+                torch.stack([t, t + 1]) if d == 0 else t for t, d in zip(tensors, dims, strict=True)
+            ]
+            actual = torch.vmap(call, dims, randomness="same")(*given)
+            for k in range(2):
+                one = [t[k] if d == 0 else t for t, d in zip(given, dims, strict=True)]
+                expected = call(*one)
+                torch.testing.assert_close([t[k] for t in actual], list(expected))

@@ -1,7 +1,6 @@
 #include "ops/gated.h"
 
 #include "cpu/kernels.h"
-#include "cpu/linear.h"
 #include "math/gated.h"
 
 namespace torchcalc::cpu {
@@ -155,16 +154,7 @@ TC_INSTANTIATE(Half)
 
 namespace {
 
-struct Cpu : Linear {
-  template <class T>
-  static void gated(const GatedArgs<T>& args) {
-    cpu::gated(args);
-  }
-  template <class T, class Op>
-  static void gated_grad(const GatedGradArgs<T, Op>& args) {
-    cpu::gated_grad<T>(args);
-  }
-
+struct Cpu : Layers {
   template <class T, class Op>
   static void gated_grad_grad(const GatedGradGradArgs<T, Op>& args) {
     const int64_t cols = args.cols;
@@ -201,5 +191,6 @@ STABLE_TORCH_LIBRARY_IMPL(torchcalc, CPU, m) {
   m.impl("gated_linear_keep", TORCH_BOX(&torchcalc::gated_linear_keep<torchcalc::cpu::Cpu>));
   m.impl("gated_grad", TORCH_BOX(&torchcalc::gated_grad<torchcalc::cpu::Cpu>));
   m.impl("gated_bias_grad", TORCH_BOX(&torchcalc::gated_bias_grad<torchcalc::cpu::Cpu>));
+  m.impl("gated_linear_grad", TORCH_BOX(&torchcalc::gated_linear_grad<torchcalc::cpu::Cpu>));
   m.impl("gated_grad_grad", TORCH_BOX(&torchcalc::gated_grad_grad<torchcalc::cpu::Cpu>));
 }

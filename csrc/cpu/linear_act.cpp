@@ -1,7 +1,6 @@
 #include "ops/linear_act.h"
 
 #include "cpu/kernels.h"
-#include "cpu/linear.h"
 
 namespace torchcalc::cpu {
 namespace {
@@ -136,26 +135,13 @@ TC_INSTANTIATE(BFloat16)
 TC_INSTANTIATE(Half)
 #undef TC_INSTANTIATE
 
-namespace {
-
-struct Cpu : Linear {
-  template <class T>
-  static void epilogue(const EpilogueArgs<T>& args, int64_t begin, int64_t end) {
-    cpu::epilogue(args, begin, end);
-  }
-  template <class T, class Op>
-  static void act_grad(const ActGradArgs<T, Op>& args) {
-    cpu::act_grad<T>(args);
-  }
-};
-
-}  // namespace
 }  // namespace torchcalc::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CPU, m) {
-  m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cpu::Cpu>));
-  m.impl("linear_act_keep", TORCH_BOX(&torchcalc::linear_act_keep<torchcalc::cpu::Cpu>));
-  m.impl("act", TORCH_BOX(&torchcalc::act<torchcalc::cpu::Cpu>));
-  m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cpu::Cpu>));
-  m.impl("act_bias_grad", TORCH_BOX(&torchcalc::act_bias_grad<torchcalc::cpu::Cpu>));
+  m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cpu::Layers>));
+  m.impl("linear_act_keep", TORCH_BOX(&torchcalc::linear_act_keep<torchcalc::cpu::Layers>));
+  m.impl("act", TORCH_BOX(&torchcalc::act<torchcalc::cpu::Layers>));
+  m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cpu::Layers>));
+  m.impl("act_bias_grad", TORCH_BOX(&torchcalc::act_bias_grad<torchcalc::cpu::Layers>));
+  m.impl("linear_act_grad", TORCH_BOX(&torchcalc::linear_act_grad<torchcalc::cpu::Layers>));
 }

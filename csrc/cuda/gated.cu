@@ -2,7 +2,6 @@
 
 #include "cuda/gated_kernels.cuh"
 #include "cuda/kernels.h"
-#include "cuda/linear.h"
 
 namespace torchcalc::cuda {
 
@@ -17,17 +16,7 @@ TC_INSTANTIATE(Half)
 
 namespace {
 
-struct Cuda : Linear {
-  template <class T>
-  static void gated(const GatedArgs<T>& args) {
-    cuda::gated(args, current_stream());
-  }
-
-  template <class T, class Op>
-  static void gated_grad(const GatedGradArgs<T, Op>& args) {
-    cuda::gated_grad(args, current_stream());
-  }
-
+struct Cuda : Layers {
   template <class T, class Op>
   static void gated_grad_grad(const GatedGradGradArgs<T, Op>& args) {
     cuda::gated_grad_grad(args, current_stream());
@@ -42,5 +31,6 @@ STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
   m.impl("gated_linear_keep", TORCH_BOX(&torchcalc::gated_linear_keep<torchcalc::cuda::Cuda>));
   m.impl("gated_grad", TORCH_BOX(&torchcalc::gated_grad<torchcalc::cuda::Cuda>));
   m.impl("gated_bias_grad", TORCH_BOX(&torchcalc::gated_bias_grad<torchcalc::cuda::Cuda>));
+  m.impl("gated_linear_grad", TORCH_BOX(&torchcalc::gated_linear_grad<torchcalc::cuda::Cuda>));
   m.impl("gated_grad_grad", TORCH_BOX(&torchcalc::gated_grad_grad<torchcalc::cuda::Cuda>));
 }

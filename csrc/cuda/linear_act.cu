@@ -1,7 +1,6 @@
 #include "ops/linear_act.h"
 
 #include "cuda/kernels.h"
-#include "cuda/linear.h"
 #include "cuda/linear_act_kernels.cuh"
 
 namespace torchcalc::cuda {
@@ -15,27 +14,13 @@ TC_INSTANTIATE(BFloat16)
 TC_INSTANTIATE(Half)
 #undef TC_INSTANTIATE
 
-namespace {
-
-struct Cuda : Linear {
-  template <class T>
-  static void epilogue(const EpilogueArgs<T>& args, int64_t, int64_t) {
-    cuda::epilogue(args, current_stream());
-  }
-
-  template <class T, class Op>
-  static void act_grad(const ActGradArgs<T, Op>& args) {
-    cuda::act_grad(args, current_stream());
-  }
-};
-
-}  // namespace
 }  // namespace torchcalc::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
-  m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cuda::Cuda>));
-  m.impl("linear_act_keep", TORCH_BOX(&torchcalc::linear_act_keep<torchcalc::cuda::Cuda>));
-  m.impl("act", TORCH_BOX(&torchcalc::act<torchcalc::cuda::Cuda>));
-  m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cuda::Cuda>));
-  m.impl("act_bias_grad", TORCH_BOX(&torchcalc::act_bias_grad<torchcalc::cuda::Cuda>));
+  m.impl("linear_act", TORCH_BOX(&torchcalc::linear_act<torchcalc::cuda::Layers>));
+  m.impl("linear_act_keep", TORCH_BOX(&torchcalc::linear_act_keep<torchcalc::cuda::Layers>));
+  m.impl("act", TORCH_BOX(&torchcalc::act<torchcalc::cuda::Layers>));
+  m.impl("act_grad", TORCH_BOX(&torchcalc::act_grad<torchcalc::cuda::Layers>));
+  m.impl("act_bias_grad", TORCH_BOX(&torchcalc::act_bias_grad<torchcalc::cuda::Layers>));
+  m.impl("linear_act_grad", TORCH_BOX(&torchcalc::linear_act_grad<torchcalc::cuda::Layers>));
 }

@@ -188,6 +188,44 @@ std::tuple<Tensor, Tensor> gated_bias_grad(const Tensor& grad, const Tensor& z,
   return {dz, *dbias};
 }
 
+// The gradients of gated_linear's x, weights and biases in one call, as linear_act_grad; dbias is
+// [2 N], the gates' first.
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> gated_linear_grad(
+    const Tensor& grad, const OptionalTensor& x, const OptionalTensor& weight,
+    const OptionalTensor& weight_value, const Tensor& z, const OptionalTensor& seed,
+    int64_t activation, double a, double b, int64_t threshold, int64_t samples, OptionalInts block,
+    bool pair, bool bias) {
+  constexpr const char* op = "gated_linear_grad";
+  const auto f = checked_activation(activation, a, b, op);
+  const auto [dz, dbias] =
+      gated_grad_into<Device>(op, grad, z, seed, f, threshold, samples, block, bias);
+  const int64_t features = dz.size(dz.dim() - 1) / (pair ? 2 : 1);
+  check_factors(op, grad, x, weight, features);
+  check_factors(op, grad, x, weight_value, features);
+  STD_TORCH_CHECK(weight_value.has_value() == (pair && weight.has_value()), op,
+                  ": weight and weight_value are no pair");
+  const Kind kind(grad);
+  const typename Device::Guard guard(grad);
+  const OptionalTensor rows_x = x ? OptionalTensor(as_matrix(*x)) : x;
+  const Tensor rows_dz = as_matrix(dz), none = empty({0}, kind), db = dbias ? *dbias : none;
+  if (!pair) {
+    return {input_grad<Device>(dz, weight, kind), weight_grad<Device>(rows_dz, rows_x, kind), none,
+            db};
+  }
+  const Tensor dg = half_of(rows_dz, 0), dv = half_of(rows_dz, 1);
+  Tensor dx = none;
+  if (weight) {
+    Shape shape = shape_of(dz);
+    shape.back() = weight->size(1);
+    dx = empty(shape, kind);
+    const Tensor rows_dx = as_matrix(dx);
+    Device::linear_out(rows_dx, dg, *weight, std::nullopt);
+    Device::linear_out(rows_dx, dv, *weight_value, rows_dx);
+  }
+  return {dx, weight_grad<Device>(dg, rows_x, kind), weight_grad<Device>(dv, rows_x, kind), db};
+}
+
 // The gradients of gated_grad's arguments grad and z, c being the cotangent of its result.
 template <class Device>
 std::tuple<Tensor, Tensor> gated_grad_grad(const Tensor& c, const Tensor& grad, const Tensor& z,

@@ -68,6 +68,44 @@ inline OptionalTensor bias_rows(const OptionalTensor& bias) {
   return view(*bias, {bias->size(0), 1, bias->size(1)}, {bias->stride(0), 0, bias->stride(1)});
 }
 
+// dz W, or nothing without W: the gradient of x in z = x W^T. dz [*, N], W [N, K], both checked.
+template <class Device>
+Tensor input_grad(const Tensor& dz, const OptionalTensor& weight, const Kind& kind) {
+  if (!weight) return empty({0}, kind);
+  Shape shape = shape_of(dz);
+  shape.back() = weight->size(1);
+  const Tensor dx = empty(shape, kind);
+  Device::linear_out(as_matrix(dx), as_matrix(dz), *weight, std::nullopt);
+  return dx;
+}
+
+// dz^T x, or nothing without x: the gradient of W there. dz and x as matrices, both checked.
+template <class Device>
+Tensor weight_grad(const Tensor& dz, const OptionalTensor& x, const Kind& kind) {
+  if (!x) return empty({0}, kind);
+  const Tensor dweight = empty({dz.size(1), x->size(1)}, kind);
+  Device::linear_out(dweight, transposed(dz), *x, std::nullopt);
+  return dweight;
+}
+
+// Refuses what is no factor of z = x W^T where z is like dz.
+inline void check_factors(const char* op, const Tensor& grad, const OptionalTensor& x,
+                          const OptionalTensor& weight, int64_t features) {
+  const Kind kind(grad);
+  if (x) {
+    check_like(*x, kind, op, "x");
+    const auto rows = x->sizes(), expected = grad.sizes();
+    STD_TORCH_CHECK(rows.size() == expected.size() &&
+                        std::equal(rows.begin(), rows.end() - 1, expected.begin()),
+                    op, ": x has other rows than grad");
+  }
+  if (weight) {
+    check_like(*weight, kind, op, "weight");
+    STD_TORCH_CHECK(weight->dim() == 2 && weight->size(0) == features, op,
+                    ": weight does not fit grad");
+  }
+}
+
 // z = x W^T + b, and then(begin, end) after so many rows of the matrix z as Device::block_rows
 // says: the GEMM and what follows it take turns.
 template <class Device, class Then>
@@ -312,6 +350,30 @@ std::tuple<Tensor, Tensor> act_bias_grad(const Tensor& grad, const OptionalTenso
   const auto [dz, dbias] =
       act_grad_into<Device>(op, grad, saved, seed, f, threshold, samples, block, saved_as, 1, true);
   return {dz, *dbias};
+}
+
+// The gradients of linear_act's x, weight and bias in one call: dz is act_grad's. Given are what
+// tells f', and the factors: without weight no dx is wanted, without x no dW; what is not wanted is
+// empty. grad [*, N], x [*, K], weight [N, K].
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> linear_act_grad(
+    const Tensor& grad, const OptionalTensor& x, const OptionalTensor& weight,
+    const OptionalTensor& saved, const OptionalTensor& seed, int64_t activation, double a, double b,
+    int64_t threshold, int64_t samples, OptionalInts block, int64_t saved_as, bool bias) {
+  constexpr const char* op = "linear_act_grad";
+  const auto f = checked_activation(activation, a, b, op);
+  const bool is_same = static_cast<math::Saved>(saved_as) == math::Saved::kNothing &&
+                       f.kind == math::ActivationKind::kIdentity && threshold == 0 && !bias;
+  const auto [dz, dbias] = is_same ? ActGradResult{grad, std::nullopt}
+                                   : act_grad_into<Device>(op, grad, saved, seed, f, threshold,
+                                                           samples, block, saved_as, 1, bias);
+  STD_TORCH_CHECK(dz.dim() > 0, op, ": grad has no dimension");
+  check_factors(op, grad, x, weight, dz.size(dz.dim() - 1));
+  const Kind kind(grad);
+  const typename Device::Guard guard(grad);
+  return {input_grad<Device>(dz, weight, kind),
+          weight_grad<Device>(as_matrix(dz), x ? OptionalTensor(as_matrix(*x)) : x, kind),
+          dbias ? *dbias : empty({0}, kind)};
 }
 
 }  // namespace torchcalc

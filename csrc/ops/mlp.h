@@ -37,13 +37,14 @@ void hidden_rows(const Hidden& layer, const Tensor& z, const Tensor& h, int64_t 
                                .rows = count,
                                .cols = width});
   } else if (from != to || layer.mask.drops() || layer.f.kind != math::ActivationKind::kIdentity) {
-    Device::epilogue(EpilogueArgs<T>{.z = from,
-                                     .y = to,
-                                     .activation = layer.f,
-                                     .mask = layer.mask,
-                                     .first = begin * width,
-                                     .rows = count,
-                                     .cols = width});
+    const EpilogueArgs<T> args{.z = from,
+                               .y = to,
+                               .activation = layer.f,
+                               .mask = layer.mask,
+                               .first = begin * width,
+                               .rows = count,
+                               .cols = width};
+    Device::epilogue(args, 0, count);
   }
 }
 
@@ -115,7 +116,7 @@ LinearActResult mlp_into(const char* op, const Tensor& x, const Tensor& weight1,
       if (added) args.residual = static_cast<const T*>(added->data_ptr()) + begin * cols;
       args.first = begin * cols;
       args.rows = count;
-      Device::epilogue(args);
+      Device::epilogue(args, 0, count);
     }
   });
   return {y, kept};

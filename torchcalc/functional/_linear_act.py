@@ -21,6 +21,7 @@ from torchcalc._check import (
 from torchcalc.functional import _sharded
 from torchcalc.functional._common import Shard, cast, no_shard, overridden, seed_tensor
 from torchcalc.ops import linear_act as op
+from torchcalc.ops.act import act
 from torchcalc.ops.activations import Activation, resolve
 
 
@@ -153,9 +154,9 @@ def _linear_act_of_shards(
     ) -> Tensor:
         return linear_act(x, weight, bias, activation, dropout_p=p, residual=residual, **mask)
 
-    act = partial(act_of_shard, "linear_act", activation, p)
+    after_sum = partial(act_of_shard, "linear_act", activation, p)
     drawn = _sharded.local_seed("linear_act", seed, x, dropout_threshold(name, "dropout_p", p) > 0)
-    return _sharded.linear_act(call, act, x, weight, bias, residual, drawn)
+    return _sharded.linear_act(call, after_sum, x, weight, bias, residual, drawn)
 
 
 def act_of_shard(
@@ -174,5 +175,5 @@ def act_of_shard(
         return residual + act_of_shard(op_name, activation, p, z, None, seed=seed, shard=shard)
     drawn = seed_tensor(op_name, seed, z) if threshold else None
     block = None if shard is None else check_shard(op_name, shard, z.shape)
-    y: Tensor = op.act(z, residual, drawn, *activation[1:], threshold, 1, block)
+    y: Tensor = act(z, residual, drawn, *activation[1:], threshold, 1, block)
     return y

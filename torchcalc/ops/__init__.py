@@ -2,10 +2,10 @@
 
 import torch
 
-from torchcalc.ops import dropout, gated, linear_act, mlp, optim, prox
+from torchcalc.ops import act, dropout, gate, gated, linear_act, mlp, optim, prox
 from torchcalc.ops._library import NATIVE
 
-__all__ = ["dropout", "gated", "is_native", "linear_act", "mlp", "optim", "prox"]
+__all__ = ["act", "dropout", "gate", "gated", "is_native", "linear_act", "mlp", "optim", "prox"]
 
 
 def is_native(device: torch.device) -> bool:

@@ -12,7 +12,7 @@ import re
 import types
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torchcalc.ops import _sharding
 from torchcalc.ops._library import NATIVE
 
 Outputs = Tensor | tuple[Tensor, ...]
+MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
 
 _C = torch._C
 _KERNELS = torch.library.Library("torchcalc", "IMPL")  # type: ignore[no-untyped-call]
@@ -205,9 +206,9 @@ def register(
         is_profiler = _C._autograd._profiler_enabled
         is_grad_enabled, any_requires_grad = torch.is_grad_enabled, _C._any_requires_grad
         is_excluded = _C._dispatch_tls_is_dispatch_key_excluded
-        # An argument that is always a tensor.
         types = [str(argument.type) for argument in overload._schema.arguments]
-        where = types.index("Tensor")
+        where = types.index("Tensor")  # an argument that is always a tensor
+        tensors = slice(1 + max(i for i, kind in enumerate(types) if "Tensor" in kind))
 
         def call(*args: Any) -> Any:
             if is_dynamo_compiling():  # a constant to Dynamo, in its own frames only
@@ -228,7 +229,7 @@ def register(
                 else:
                     return otherwise(*args)
                 recorded = forward_ad._current_level >= 0 or (
-                    is_grad_enabled() and (x.requires_grad or any_requires_grad(*args))
+                    is_grad_enabled() and (x.requires_grad or any_requires_grad(*args[tensors]))
                 )
                 if not (recorded and is_excluded(_AUTOGRAD)):
                     try:
@@ -370,7 +371,7 @@ def vmap_by_loop(
     return stacked, (0,) * len(stacked)
 
 
-def in_front(t: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+def in_front(t: MaybeTensor, dim: int | None, size: int) -> MaybeTensor:
     """A vmapped tensor with its batch dimension first, expanded where it has none."""
     if t is None or dim == 0:
         return t

@@ -64,9 +64,3 @@ def vmap_elementwise(op: Any, tensors: int, info: Any, in_dims: Any, *args: Any)
     like = [in_front(args[i], in_dims[i], size) for i in range(tensors)]
     outputs = op(*like, seed, *vmap_options(options, size))
     return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
-
-
-def sample_sums(dz: Tensor) -> Tensor:
-    """Of a vmapped dz, its sums over the rows of each sample."""
-    leading = tuple(range(1, dz.dim() - 1))
-    return dz.sum(leading) if leading else dz

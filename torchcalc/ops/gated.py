@@ -8,6 +8,7 @@ linear_act's. Kept is z.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,131 +18,63 @@ from torch.utils.flop_counter import register_flop_formula
 
 from torchcalc import _check
 from torchcalc.ops._autograd import Function, Kernels, register, register_vmap
-from torchcalc.ops._mask import sample_seeds
-from torchcalc.ops._vmap import batched_linear, sample_sums, vmap_elementwise, vmap_options
-from torchcalc.ops.activations import INPUT, by_code
-from torchcalc.ops.dropout import dropout, dropout_mask
-from torchcalc.ops.linear_act import (
-    act,
-    act_grad,
+from torchcalc.ops._linear import (
     bias_grad,
-    input_grad,
+    in_one_call,
+    layer_grads,
     linear_tangent,
-    rows,
-    weight_grad,
-    without_mask,
+    or_empty,
+    sample_bias_grad,
+    sample_layer_grads,
 )
+from torchcalc.ops._mask import sample_seeds
+from torchcalc.ops._vmap import batched_linear, vmap_elementwise, vmap_options
+from torchcalc.ops.activations import by_code
+from torchcalc.ops.gate import gated_grad, gated_grads, gated_tangent, halves
 from torchcalc.reference import gated as reference
-from torchcalc.reference.dropout import dropout_scale
+
+Grads = tuple[Tensor | None, ...]
 
 
-def _halves(t: Tensor) -> tuple[Tensor, Tensor]:
-    """The gate's columns and the value's."""
-    gate, value = t.chunk(2, -1)
-    return gate, value
+def _of_halves(
+    grads: Callable[..., Grads],
+    dz: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    weight_value: Tensor | None,
+    pair: bool,
+) -> Grads:
+    """dx, dweight, dweight_value, ``grads(dz, x, weight)`` being dx and dW of z = x W^T."""
+    if not pair:
+        return *grads(dz, x, weight), None
+    dg, dv = halves(dz)
+    (dx, dweight), (dx_value, dweight_value) = grads(dg, x, weight), grads(dv, x, weight_value)
+    return None if dx is None or dx_value is None else dx + dx_value, dweight, dweight_value
 
 
-def _gated_grad_grad(
-    c: Tensor, grad: Tensor, z: Tensor, seed: Tensor | None, *options: Any
-) -> tuple[Tensor, Tensor]:
-    (c_gate, c_value), (gate, value) = _halves(c), _halves(z)
-    plain = without_mask(options)
-
-    def derivative(t: Tensor, order: int) -> Tensor:
-        result: Tensor = act_grad(t, gate, None, *plain, INPUT, order)
-        return result
-
-    d_grad = derivative(c_gate * value, 1) + c_value * act(gate, None, None, *plain)
-    d_gate = derivative(grad * c_gate * value, 2) + derivative(grad * c_value, 1)
-    gradients = [d_grad, d_gate, derivative(grad * c_gate, 1)]
-    threshold, *mask = options[3:]
-    if threshold:
-        kept, scale = (
-            dropout_mask(grad.shape, seed, threshold, *mask, False),
-            dropout_scale(threshold),
-        )
-        gradients = [torch.where(kept, scale * t, torch.zeros_like(t)) for t in gradients]
-    return gradients[0], torch.cat(gradients[1:], -1)
+def _gradients(
+    grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    weight_value: Tensor | None,
+    z: Tensor,
+    seed: Tensor | None,
+    *options: Any,
+    batched: bool = False,
+) -> Grads:
+    *options, pair, bias = options  # type: ignore[assignment]
+    dz, dbias = gated_grads(grad, z, seed, *options, bias=bias, batched=batched)
+    grads = partial(layer_grads, batched=batched)
+    return *_of_halves(grads, dz, x, weight, weight_value, pair), dbias
 
 
-# gated_grad_grad(c, grad, z, seed, *options) -> (dgrad, dz): the gradients of gated_grad(grad, z),
-# c being the cotangent of its result. One kernel; to differentiate, out of operations.
-gated_grad_grad = register("gated_grad_grad", _gated_grad_grad)
+def _gated_linear_grad(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return or_empty(grad, _gradients(grad, *args))
 
 
-class _GatedGrad(Function):
-    """dz = mask(scale * grad * [v f'(g), f(g)]); linear in grad, and in z the gradient of a number,
-    so that its derivative there is symmetric."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, z: Tensor, seed: Tensor | None, *options: Any, kernels: Kernels
-    ) -> Tensor:
-        ctx.save_for_backward(grad, z, seed)
-        kernels.save_for_forward(ctx, grad, z, seed)
-        ctx.options = options
-        dz: Tensor = kernels.gated_grad(grad, z, seed, *options)
-        return dz
-
-    @staticmethod
-    def backward(ctx: Any, c_dz: Tensor) -> tuple[Any, ...]:
-        d_grad, d_z = gated_grad_grad(c_dz, *ctx.saved_tensors, *ctx.options)
-        return d_grad, d_z, None, *[None] * len(ctx.options)
-
-    @staticmethod
-    def tangents(
-        ctx: Any, saved_for_forward: Any, t_grad: Tensor | None, t_z: Tensor | None, *_: Any
-    ) -> Tensor:
-        grad, z, seed = saved_for_forward
-        t_dz = torch.zeros_like(z)
-        if t_grad is not None:
-            t_dz = gated_grad(t_grad, z, seed, *ctx.options)
-        if t_z is not None:
-            t_dz = t_dz + gated_grad_grad(t_z, grad, z, seed, *ctx.options)[1]
-        return t_dz
-
-
-# gated_grad(grad, z, seed, *options) -> dz
-gated_grad = register("gated_grad", _GatedGrad)
-
-
-def _gated_bias_grad(
-    grad: Tensor, z: Tensor, seed: Tensor | None, *options: Any
-) -> tuple[Tensor, Tensor]:
-    dz = gated_grad(grad, z, seed, *options)
-    return dz, rows(dz).sum(0)
-
-
-# gated_grad and its sum over rows in one pass; to differentiate, one after the other.
-gated_bias_grad = register("gated_bias_grad", _gated_bias_grad)
-
-
-def gated_grads(
-    grad: Tensor, z: Tensor, seed: Tensor | None, *options: Any, bias: bool, batched: bool
-) -> tuple[Tensor, Tensor | None]:
-    """dz, and if asked the bias gradient."""
-    if bias and not batched:
-        both: tuple[Tensor, Tensor] = gated_bias_grad(grad, z, seed, *options)
-        return both
-    dz = gated_grad(grad, z, seed, *options)
-    return dz, bias_grad(dz, batched) if bias else None
-
-
-def gated_tangent(t_z: Tensor, z: Tensor, seed: Tensor | None, *options: Any) -> Tensor:
-    """Of y: linear in z's tangent, as the gradient of gated_grad's grad is in c."""
-    grad = torch.zeros_like(_halves(z)[0])
-    t_y: Tensor = gated_grad_grad(t_z, grad, z, seed, *options)[0]
-    return t_y
-
-
-def gated_value(z: Tensor, seed: Tensor | None, *options: Any) -> Tensor:
-    """y of z, out of operations."""
-    gate, value = _halves(z)
-    y: Tensor = act(gate, None, None, *without_mask(options)) * value
-    threshold, *mask = options[3:]
-    if threshold:
-        y = dropout(y, None, seed, threshold, *mask, 1, dropout_scale(threshold), 0.0, 0.0)
-    return y
+# gated_linear_grad(grad, x, weight, weight_value, z, seed, *options, pair, bias) -> (dx, dweight,
+# dweight_value, dbias), in one call: as linear_act_grad. dbias is that of both halves.
+gated_linear_grad = register("gated_linear_grad", _gated_linear_grad)
 
 
 class _GatedLinear(Function):
@@ -180,32 +113,32 @@ class _GatedLinear(Function):
     @staticmethod
     def backward(ctx: Any, c_y: Tensor | None, c_z: Tensor | None) -> tuple[Any, ...]:
         x, weight, weight_value, z, seed = ctx.saved_tensors
-        need_x, need_weight, need_weight_value, *need_biases = ctx.needs_input_grad[:5]
-        batched, with_bias = ctx.batched, any(need_biases)
-        dz = dbias = None
-        if c_y is not None:
-            with_sums = with_bias and c_z is None
-            dz, dbias = gated_grads(c_y, z, seed, *ctx.options, bias=with_sums, batched=batched)
+        needs, others = ctx.needs_input_grad[:5], (None,) * (1 + len(ctx.options))
+        batched, pair, with_bias = ctx.batched, ctx.is_pair, needs[3] or needs[4]
+        gradients: Grads = (None,) * 4
         if c_z is not None:
-            dz = c_z if dz is None else dz + c_z
-        others = [None] * (1 + len(ctx.options))
-        if dz is None:
-            return *[None] * 5, *others
-        if with_bias and dbias is None:
-            dbias = bias_grad(dz, batched)
-        if not ctx.is_pair:
-            dx = input_grad(dz, weight) if need_x else None
-            dweight = weight_grad(dz, x, batched) if need_weight else None
-            return dx, dweight, None, dbias, None, *others
-        dg, dv = _halves(dz if batched else rows(dz))
-        dx = None
-        if need_x:
-            dx = (dg @ weight + dv @ weight_value).reshape(*dz.shape[:-1], weight.shape[-1])
+            dz = c_z if c_y is None else c_z + gated_grad(c_y, z, seed, *ctx.options)
+            grads = partial(layer_grads, batched=batched)
+            gradients = (
+                *_of_halves(grads, dz, x, weight, weight_value, pair),
+                bias_grad(dz, batched) if with_bias else None,
+            )
+        elif c_y is not None:
+            args = c_y, x, weight, weight_value, z, seed, *ctx.options, pair, with_bias
+            if in_one_call(c_y, batched):
+                gradients = gated_linear_grad(*args)
+            else:
+                gradients = _gradients(*args, batched=batched)
+        dx, dweight, dweight_value, dbias = gradients
+        dbias_value = None
+        if pair and with_bias and dbias is not None:
+            dbias, dbias_value = halves(dbias)
         return (
-            dx,
-            weight_grad(dg, x, batched) if need_weight else None,
-            weight_grad(dv, x, batched) if need_weight_value else None,
-            *((None, None) if dbias is None else _halves(dbias)),
+            dx if needs[0] else None,
+            dweight if needs[1] else None,
+            dweight_value if needs[2] else None,
+            dbias if needs[3] else None,
+            dbias_value if needs[4] else None,
             *others,
         )
 
@@ -258,16 +191,24 @@ def _vmap_gated_linear(op: Any, info: Any, in_dims: tuple[int | None, ...], *arg
     return tuple(map(back, outputs)), (0, 0)
 
 
-def _vmap_gated_bias_grad(info: Any, in_dims: Any, *args: Any) -> Any:
-    dz, _ = vmap_elementwise(gated_grad, 2, info, in_dims, *args)
-    return (dz, sample_sums(dz)), (0, 0)
+def _vmap_gated_linear_grad(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    grad, x, weight, weight_value, z, seed, *options, pair, bias = args
+    size = info.batch_size
+    dims = in_dims[0], *in_dims[4:6]
+    dz, _ = vmap_elementwise(gated_grad, 2, info, dims, grad, z, seed, *options)
+    value_dims = in_dims[1], in_dims[3]
+
+    def grads(dz: Tensor, x: Tensor | None, w: Tensor | None) -> Grads:
+        return sample_layer_grads(dz, x, w, value_dims if w is weight_value else in_dims[1:3])
+
+    gradients = _of_halves(grads, dz, x, weight, weight_value, pair)
+    dbias = sample_bias_grad(dz) if bias else None
+    return or_empty(dz, (*gradients, dbias), size), (0, 0, 0, 0)
 
 
 for _name, _op in (("gated_linear", gated_linear), ("gated_linear_keep", gated_linear_keep)):
     register_vmap(_name, partial(_vmap_gated_linear, _op))
-register_vmap("gated_grad", partial(vmap_elementwise, gated_grad, 2))
-register_vmap("gated_bias_grad", _vmap_gated_bias_grad)
-register_vmap("gated_grad_grad", partial(vmap_elementwise, gated_grad_grad, 3))
+register_vmap("gated_linear_grad", _vmap_gated_linear_grad)
 
 
 # --- shapes and costs
@@ -300,22 +241,26 @@ def _(*args):  # type: ignore[no-untyped-def]
     return y, y.new_empty(*y.shape[:-1], 2 * y.shape[-1])
 
 
-@torch.library.register_fake("torchcalc::gated_grad")
-def _(grad, z, seed, *options):  # type: ignore[no-untyped-def]
-    return z.new_empty(z.shape)
-
-
-@torch.library.register_fake("torchcalc::gated_bias_grad")
-def _(grad, z, seed, *options):  # type: ignore[no-untyped-def]
-    return z.new_empty(z.shape), z.new_empty(z.shape[-1])
-
-
-@torch.library.register_fake("torchcalc::gated_grad_grad")
-def _(c, grad, z, seed, *options):  # type: ignore[no-untyped-def]
-    return grad.new_empty(grad.shape), z.new_empty(z.shape)
+@torch.library.register_fake("torchcalc::gated_linear_grad")
+def _(grad, x, weight, weight_value, *args):  # type: ignore[no-untyped-def]
+    pair, bias = args[-2:]
+    features = grad.shape[-1]
+    dx = None if weight is None else grad.new_empty(*grad.shape[:-1], weight.shape[1])
+    dweight = dweight_value = None
+    if x is not None:
+        dweight = grad.new_empty(features if pair else 2 * features, x.shape[-1])
+        dweight_value = torch.empty_like(dweight) if pair else None
+    dbias = grad.new_empty(2 * features) if bias else None
+    return or_empty(grad, (dx, dweight, dweight_value, dbias))
 
 
 @register_flop_formula([torch.ops.torchcalc.gated_linear, torch.ops.torchcalc.gated_linear_keep])
 def _(x_shape, weight_shape, weight_value_shape=None, *args, **kwargs):  # type: ignore[no-untyped-def]
     features = weight_shape[-2] * (1 if weight_value_shape is None else 2)
     return 2 * torch.Size(x_shape).numel() * features
+
+
+@register_flop_formula(torch.ops.torchcalc.gated_linear_grad)
+def _(grad_shape, x_shape, weight_shape, *args, **kwargs):  # type: ignore[no-untyped-def]
+    products = [shape for shape in (x_shape, weight_shape) if shape is not None]
+    return sum(4 * torch.Size(grad_shape).numel() * shape[-1] for shape in products)

@@ -16,8 +16,22 @@ from torch.utils.flop_counter import register_flop_formula
 
 from torchcalc import _check
 from torchcalc.ops._autograd import Function, Kernels, register, register_vmap
+from torchcalc.ops._linear import (
+    bias_grad,
+    in_one_call,
+    layer_grads,
+    linear_tangent,
+    or_empty,
+    sample_bias_grad,
+    sample_layer_grads,
+)
 from torchcalc.ops._mask import sample_seeds
-from torchcalc.ops._vmap import batched_linear, sample_sums, vmap_elementwise, vmap_options
+from torchcalc.ops._vmap import batched_linear, vmap_elementwise, vmap_options
+from torchcalc.ops.act import (
+    act_grad,
+    act_grads,
+    without_mask,
+)
 from torchcalc.ops.activations import (
     BITS,
     INPUT,
@@ -26,235 +40,31 @@ from torchcalc.ops.activations import (
     SCALED_OUTPUT,
     by_code,
     saved_for,
-    third_derivative,
 )
-from torchcalc.ops.dropout import dropout_mask
 from torchcalc.reference import linear_act as reference
-from torchcalc.reference.dropout import dropout_scale
-
-# Orders of the derivative that have a kernel; the next is plain PyTorch, which differentiates on.
-_KERNEL_ORDERS = 2
 
 
-def rows(t: Tensor) -> Tensor:
-    """[*, N] as a matrix."""
-    return t if t.dim() == 2 else t.unsqueeze(0) if t.dim() == 1 else t.flatten(0, -2)
-
-
-def input_grad(dz: Tensor, weight: Tensor) -> Tensor:
-    """Of z = x W^T."""
-    # Of one row not dz W: torch has no forward derivative of that under a vectorised jacobian.
-    return dz @ weight if dz.dim() > 1 else weight.mT @ dz
-
-
-def weight_grad(dz: Tensor, x: Tensor, batched: bool) -> Tensor:
-    """Of z = x W^T, or of a batch of such."""
-    if batched:
-        return dz.mT @ x
-    if dz.dim() == 1:
-        return dz.unsqueeze(1) * x
-    return rows(dz).t() @ rows(x)
-
-
-def bias_grad(dz: Tensor, batched: bool) -> Tensor:
-    """Of z = x W^T + b, or of a batch of such."""
-    return dz.sum(1) if batched else rows(dz).sum(0)
-
-
-def linear_tangent(
-    x: Tensor, weight: Tensor, t_x: Tensor | None, t_weight: Tensor | None, t_bias: Tensor | None
-) -> Tensor:
-    """Of z = x W^T + b."""
-    t_z = x.new_zeros(*x.shape[:-1], weight.shape[-2])
-    if t_x is not None:
-        t_z = t_z + t_x @ weight.mT
-    if t_weight is not None:
-        t_z = t_z + x @ t_weight.mT
-    if t_bias is not None:
-        t_z = t_z + (t_bias.unsqueeze(1) if weight.dim() == 3 else t_bias)
-    return t_z
-
-
-def without_mask(options: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same, where nothing is dropped."""
-    return *options[:3], 0, 1, None
-
-
-class _ActGrad(Function):
-    """dz = mask(scale * F_order(u) * grad); linear in grad.
-
-    Its own derivative is the same op, at the next order where u is concerned.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        grad: Tensor,
-        saved: Tensor | None,
-        seed: Tensor | None,
-        *options: Any,
-        kernels: Kernels,
-    ) -> Tensor:
-        ctx.save_for_backward(grad, saved, seed)
-        kernels.save_for_forward(ctx, grad, saved, seed)
-        ctx.options = options
-        dz: Tensor = kernels.act_grad(grad, saved, seed, *options)
-        return dz
-
-    @staticmethod
-    def backward(ctx: Any, c_dz: Tensor) -> tuple[Any, ...]:
-        grad, saved, seed = ctx.saved_tensors
-        *options, order = ctx.options
-        d_grad = d_saved = None
-        if ctx.needs_input_grad[0]:
-            d_grad = act_grad(c_dz, saved, seed, *options, order)
-        if ctx.needs_input_grad[1]:
-            d_saved = act_grad(c_dz * grad, saved, seed, *options, order + 1)
-        return d_grad, d_saved, None, *[None] * len(ctx.options)
-
-    @staticmethod
-    def tangents(
-        ctx: Any, saved_for_forward: Any, t_grad: Tensor | None, t_saved: Tensor | None, *_: Any
-    ) -> Tensor:
-        grad, saved, seed = saved_for_forward
-        *options, order = ctx.options
-        t_dz = torch.zeros_like(grad)
-        if t_grad is not None:
-            t_dz = act_grad(t_grad, saved, seed, *options, order)
-        if t_saved is not None:
-            t_dz = t_dz + act_grad(grad * t_saved, saved, seed, *options, order + 1)
-        return t_dz
-
-
-_act_grad = register("act_grad", _ActGrad)
-
-
-def act_grad(grad: Tensor, saved: Tensor | None, seed: Tensor | None, *options: Any) -> Tensor:
-    """mask(scale * F_order(u) * grad), u being what ``saved_as`` says, order <= 3.
-
-    ``options``: as everywhere, and ``saved_as, order``.
-    """
-    activation, a, b, threshold, samples, block, saved_as, order = options
-    if order <= _KERNEL_ORDERS:
-        dz: Tensor = _act_grad(grad, saved, seed, *options)
-        return dz
-    from_output = saved_as in (OUTPUT, SCALED_OUTPUT)
-    scale = dropout_scale(threshold)
-    unscale = 1 / scale if saved_as == SCALED_OUTPUT and scale > 0 else 1.0
-    third = None
-    if saved is not None and saved_as != BITS:
-        third = third_derivative(by_code(activation, a, b), saved * unscale, from_output)
-    if third is None:
-        return torch.zeros_like(grad)
-    dz = grad * third * (scale * unscale**2)
-    if not threshold:
-        return dz
-    kept = dropout_mask(grad.shape, seed, threshold, samples, block, False)
-    return torch.where(kept, dz, torch.zeros_like(dz))
-
-
-class _ActBiasGrad(Function):
-    """dz = mask(scale * F_1(u) * grad) and its sum over rows, in one pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        grad: Tensor,
-        saved: Tensor | None,
-        seed: Tensor | None,
-        *options: Any,
-        kernels: Kernels,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(grad, saved, seed)
-        kernels.save_for_forward(ctx, grad, saved, seed)
-        ctx.options = *options, 1
-        both: tuple[Tensor, Tensor] = kernels.act_bias_grad(grad, saved, seed, *options)
-        return both
-
-    @staticmethod
-    def backward(ctx: Any, c_dz: Tensor | None, c_dbias: Tensor | None) -> tuple[Any, ...]:
-        if c_dbias is not None:
-            c_dz = c_dbias.expand_as(ctx.saved_tensors[0]) if c_dz is None else c_dz + c_dbias
-        if c_dz is None:
-            return (None,) * (2 + len(ctx.options))
-        return _ActGrad.backward(ctx, c_dz)[:-1]
-
-    @staticmethod
-    def tangents(ctx: Any, saved_for_forward: Any, *tangents: Any) -> tuple[Tensor, Tensor]:
-        t_dz = _ActGrad.tangents(ctx, saved_for_forward, *tangents)
-        return t_dz, rows(t_dz).sum(0)
-
-
-act_bias_grad = register("act_bias_grad", _ActBiasGrad)
-
-
-def act_grads(
+def _gradients(
     grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     saved: Tensor | None,
     seed: Tensor | None,
     *options: Any,
-    bias: bool,
-    batched: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """dz, and if asked the bias gradient."""
-    if bias and not batched:
-        both: tuple[Tensor, Tensor] = act_bias_grad(grad, saved, seed, *options)
-        return both
-    threshold, saved_as = options[3], options[6]
-    dz = act_grad(grad, saved, seed, *options, 1) if threshold or saved_as != NOTHING else grad
-    return dz, bias_grad(dz, batched) if bias else None
+    batched: bool = False,
+) -> tuple[Tensor | None, ...]:
+    *options, bias = options  # type: ignore[assignment]
+    dz, dbias = act_grads(grad, saved, seed, *options, bias=bias, batched=batched)
+    return *layer_grads(dz, x, weight, batched), dbias
 
 
-class _Act(Function):
-    """y = residual + dropout(f(z))."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        residual: Tensor | None,
-        seed: Tensor | None,
-        *options: Any,
-        kernels: Kernels,
-    ) -> Tensor:
-        y: Tensor = kernels.act(z, residual, seed, *options)
-        saved_as = saved_for(*options[:3], residual is not None, options[3] > 0)
-        if saved_as not in (NOTHING, SCALED_OUTPUT):
-            saved_as = INPUT
-        saved = {NOTHING: None, INPUT: z, SCALED_OUTPUT: y}[saved_as]
-        ctx.options = *options, saved_as, 1
-        ctx.save_for_backward(saved, seed)
-        kernels.save_for_forward(ctx, saved, seed)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, c_y: Tensor) -> tuple[Any, ...]:
-        saved, seed = ctx.saved_tensors
-        need_z, need_residual = ctx.needs_input_grad[:2]
-        dz = act_grad(c_y, saved, seed, *ctx.options) if need_z else None
-        return dz, c_y if need_residual else None, None, *[None] * (len(ctx.options) - 2)
-
-    @staticmethod
-    def tangents(
-        ctx: Any, saved_for_forward: Any, t_z: Tensor | None, t_residual: Tensor | None, *_: Any
-    ) -> Tensor | None:
-        saved, seed = saved_for_forward
-        if t_z is None:
-            return t_residual
-        t_y = act_grad(t_z, saved, seed, *ctx.options)
-        return t_y if t_residual is None else t_y + t_residual
+def _linear_act_grad(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return or_empty(grad, _gradients(grad, *args))
 
 
-def _act_reference(
-    z: Tensor, residual: Tensor | None, seed: Tensor | None, *options: Any
-) -> Tensor:
-    activation, a, b, *mask = options
-    return reference.act(z, by_code(activation, a, b), residual, seed, *mask)
-
-
-# act(z, residual, seed, *options) -> y
-act = register("act", _Act, _act_reference)
+# linear_act_grad(grad, x, weight, saved, seed, *options, saved_as, bias) -> (dx, dweight, dbias),
+# in one call: without weight no dx is wanted, without x no dweight; what is not wanted is empty.
+linear_act_grad = register("linear_act_grad", _linear_act_grad)
 
 
 class _LinearAct(Function):
@@ -294,26 +104,29 @@ class _LinearAct(Function):
     @staticmethod
     def backward(ctx: Any, c_y: Tensor | None, c_kept: Tensor | None = None) -> tuple[Any, ...]:
         x, weight, saved, seed = ctx.saved_tensors
-        options, saved_as = ctx.options, ctx.saved_as
+        options, saved_as, batched = ctx.options, ctx.saved_as, ctx.batched
         need_x, need_weight, need_bias, need_residual = ctx.needs_input_grad[:4]
-        batched = ctx.batched
-        dz = dbias = None
-        if c_y is not None and (need_x or need_weight or need_bias):
-            dz, dbias = act_grads(
-                c_y, saved, seed, *options, saved_as, bias=need_bias, batched=batched
-            )
+        dx = dweight = dbias = None
         if c_kept is not None:
-            through_kept = c_kept
+            dz = c_kept
             if saved_as == OUTPUT:
-                through_kept = act_grad(c_kept, saved, None, *without_mask(options), OUTPUT, 1)
-            dz = through_kept if dz is None else dz + through_kept
+                dz = act_grad(c_kept, saved, None, *without_mask(options), OUTPUT, 1)
+            if c_y is not None:
+                dz = dz + act_grad(c_y, saved, seed, *options, saved_as, 1)
+            dx, dweight = layer_grads(dz, x, weight, batched)
             dbias = bias_grad(dz, batched) if need_bias else None
+        elif c_y is not None and (need_x or need_weight or need_bias):
+            args = c_y, x, weight, saved, seed, *options, saved_as, need_bias
+            if in_one_call(c_y, batched):
+                dx, dweight, dbias = linear_act_grad(*args)
+            else:
+                dx, dweight, dbias = _gradients(*args, batched=batched)
         return (
-            input_grad(dz, weight) if need_x and dz is not None else None,
-            weight_grad(dz, x, batched) if need_weight and dz is not None else None,
-            dbias,
+            dx if need_x else None,
+            dweight if need_weight else None,
+            dbias if need_bias else None,
             c_y if need_residual else None,
-            *[None] * (1 + len(options)),
+            *(None,) * (1 + len(options)),
         )
 
     @staticmethod
@@ -372,16 +185,18 @@ def _vmap_linear_act(op: Any, info: Any, in_dims: tuple[int | None, ...], *args:
     return tuple(map(back, outputs)), (0, 0)
 
 
-def _vmap_act_bias_grad(info: Any, in_dims: Any, *args: Any) -> Any:
-    dz, _ = vmap_elementwise(_act_grad, 2, info, (*in_dims, None), *args, 1)
-    return (dz, sample_sums(dz)), (0, 0)
+def _vmap_linear_act_grad(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    grad, x, weight, saved, seed, *options, bias = args
+    dims = in_dims[0], *in_dims[3:5]
+    dz, _ = vmap_elementwise(act_grad, 2, info, dims, grad, saved, seed, *options, 1)
+    dx, dweight = sample_layer_grads(dz, x, weight, in_dims[1:3])
+    dbias = sample_bias_grad(dz) if bias else None
+    return or_empty(dz, (dx, dweight, dbias), info.batch_size), (0, 0, 0)
 
 
 for _name, _op in (("linear_act", linear_act), ("linear_act_keep", linear_act_keep)):
     register_vmap(_name, partial(_vmap_linear_act, _op))
-register_vmap("act", partial(vmap_elementwise, act, 2))
-register_vmap("act_grad", partial(vmap_elementwise, _act_grad, 2))
-register_vmap("act_bias_grad", _vmap_act_bias_grad)
+register_vmap("linear_act_grad", _vmap_linear_act_grad)
 
 
 # --- shapes and costs
@@ -414,21 +229,20 @@ def _(x, weight, bias, residual, seed, *options):  # type: ignore[no-untyped-def
     return y, torch.empty_like(y)
 
 
-@torch.library.register_fake("torchcalc::act")
-def _(z, residual, seed, *options):  # type: ignore[no-untyped-def]
-    return z.new_empty(z.shape)
-
-
-@torch.library.register_fake("torchcalc::act_grad")
-def _(grad, saved, seed, *options):  # type: ignore[no-untyped-def]
-    return grad.new_empty(grad.shape)
-
-
-@torch.library.register_fake("torchcalc::act_bias_grad")
-def _(grad, saved, seed, *options):  # type: ignore[no-untyped-def]
-    return grad.new_empty(grad.shape), grad.new_empty(grad.shape[-1])
+@torch.library.register_fake("torchcalc::linear_act_grad")
+def _(grad, x, weight, *args):  # type: ignore[no-untyped-def]
+    features = grad.shape[-1]
+    dx = None if weight is None else grad.new_empty(*grad.shape[:-1], weight.shape[1])
+    dweight = None if x is None else grad.new_empty(features, x.shape[-1])
+    return or_empty(grad, (dx, dweight, grad.new_empty(features) if args[-1] else None))
 
 
 @register_flop_formula([torch.ops.torchcalc.linear_act, torch.ops.torchcalc.linear_act_keep])
 def _(x_shape, weight_shape, *args, **kwargs):  # type: ignore[no-untyped-def]
     return 2 * torch.Size(x_shape).numel() * weight_shape[-2]
+
+
+@register_flop_formula(torch.ops.torchcalc.linear_act_grad)
+def _(grad_shape, x_shape, weight_shape, *args, **kwargs):  # type: ignore[no-untyped-def]
+    products = [shape for shape in (x_shape, weight_shape) if shape is not None]
+    return sum(2 * torch.Size(grad_shape).numel() * shape[-1] for shape in products)

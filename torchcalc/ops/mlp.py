@@ -19,19 +19,12 @@ from torch.utils.flop_counter import register_flop_formula
 
 from torchcalc import _check
 from torchcalc.ops._autograd import Function, Kernels, in_front, register, register_vmap
+from torchcalc.ops._linear import bias_grad, input_grad, linear_tangent, weight_grad
 from torchcalc.ops._mask import sample_seeds
 from torchcalc.ops._vmap import batched_linear
+from torchcalc.ops.act import act, act_grad, act_grads
 from torchcalc.ops.activations import INPUT, NOTHING, SCALED_OUTPUT, by_code, saved_for
-from torchcalc.ops.gated import gated_grads, gated_tangent, gated_value
-from torchcalc.ops.linear_act import (
-    act,
-    act_grad,
-    act_grads,
-    bias_grad,
-    input_grad,
-    linear_tangent,
-    weight_grad,
-)
+from torchcalc.ops.gate import gated_grads, gated_tangent, gated_value
 from torchcalc.reference import gated as gated_reference
 from torchcalc.reference import linear_act as reference
 
