@@ -23,7 +23,19 @@ TC_SIMD void gate_grad(const Act& act, const Op* __restrict c, Op* __restrict g,
   }
 }
 
-// And here those of c, g and v.
+// The same, and in the place of c the value.
+template <class Act, class Op>
+TC_SIMD void gate_grad_and_value(const Act& act, Op* __restrict c, Op* __restrict g,
+                                 Op* __restrict v, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto [dg, dv] = math::gated_grad(act, c[i], g[i], v[i]);
+    c[i] = math::gated(act, g[i], v[i]);
+    g[i] = dg;
+    v[i] = dv;
+  }
+}
+
+// The gradients of gate_grad, in the places of c, g and v.
 template <class Act, class Op>
 TC_SIMD void gate_grad_grad(const Act& act, const Op* __restrict cg, const Op* __restrict cv,
                             Op* __restrict c, Op* __restrict g, Op* __restrict v, int64_t n) {
@@ -75,18 +87,6 @@ void for_each_tile(int64_t rows, int64_t cols, const math::MaskArgs& mask_args, 
           }
         }
       });
-}
-
-// dz in the places of g and v; and in that of c the value, where it is wanted.
-template <class Act, class Op>
-TC_SIMD void gate_grad_and_value(const Act& act, Op* __restrict c, Op* __restrict g,
-                                 Op* __restrict v, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const auto [dg, dv] = math::gated_grad(act, c[i], g[i], v[i]);
-    c[i] = math::gated(act, g[i], v[i]);
-    g[i] = dg;
-    v[i] = dv;
-  }
 }
 
 }  // namespace

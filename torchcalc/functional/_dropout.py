@@ -134,10 +134,11 @@ def dropout1d(
     """
     if has_torch_function_unary(x):
         return overridden(dropout1d, x, p, training, inplace, seed=seed)
-    check_floating("dropout1d", "x", x)
-    if x.dim() not in (2, 3):
+    dims = _dimensions("dropout1d", x)
+    if dims not in (2, 3):
+        check_floating("dropout1d", "x", x)
         raise ValueError(f"dropout1d: x must be [N, C, L] or [C, L], got shape {tuple(x.shape)}")
-    return _drop("dropout1d", x, p, training, inplace, seed, lead=x.dim() - 1)
+    return _drop("dropout1d", x, p, training, inplace, seed, lead=dims - 1)
 
 
 def dropout2d(
@@ -155,8 +156,8 @@ def dropout2d(
     """
     if has_torch_function_unary(x):
         return overridden(dropout2d, x, p, training, inplace, seed=seed)
-    check_floating("dropout2d", "x", x)
-    if x.dim() != 4:
+    dims = _dimensions("dropout2d", x)
+    if dims != 4:
         _warn_of("dropout2d", x, "[N, C, H, W]", "[N, C, *]")
     return _drop("dropout2d", x, p, training, inplace, seed, lead=2)
 
@@ -175,10 +176,10 @@ def dropout3d(
     """
     if has_torch_function_unary(x):
         return overridden(dropout3d, x, p, training, inplace, seed=seed)
-    check_floating("dropout3d", "x", x)
-    if x.dim() not in (4, 5):
+    dims = _dimensions("dropout3d", x)
+    if dims not in (4, 5):
         _warn_of("dropout3d", x, "[N, C, D, H, W] or [C, D, H, W]", "[C, *]")
-    return _drop("dropout3d", x, p, training, inplace, seed, lead=2 if x.dim() == 5 else 1)
+    return _drop("dropout3d", x, p, training, inplace, seed, lead=2 if dims == 5 else 1)
 
 
 def alpha_dropout(
@@ -303,6 +304,12 @@ def _drop_shards(
     return x.copy_(y) if inplace else y
 
 
+def _dimensions(op: str, x: Tensor) -> int:
+    if not isinstance(x, Tensor):
+        check_floating(op, "x", x)
+    return x.dim()
+
+
 def _elements_of_a_draw(op: str, x: Tensor, lead: int) -> int:
     if x.dim() < lead:
         raise ValueError(f"{op}: x must have {lead} or more dimensions, got shape {tuple(x.shape)}")
@@ -318,6 +325,7 @@ def _alpha_constants(q: float) -> tuple[float, float, float]:
 
 
 def _warn_of(op: str, x: Tensor, expected: str, taken: str) -> None:
+    check_floating(op, "x", x)
     warnings.warn(
         f"{op}: x should be {expected}, got shape {tuple(x.shape)}, which is taken as {taken}",
         stacklevel=3,
