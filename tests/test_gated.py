@@ -291,3 +291,15 @@ def test_second_derivatives_in_every_dtype(dtype, device):
     eps = max(torch.finfo(dtype).eps, 1e-13)
     for actual, e in zip((dgrad, dz), expected, strict=True):
         torch.testing.assert_close(actual.double(), e, rtol=4 * eps, atol=16 * eps)
+
+
+def test_gradients_of_a_pair_are_tensors_of_their_own(device):
+    x, *pairs = (
+        torch.randn(s, device=device, requires_grad=True) for s in ((5, 7), (4, 7), (4, 7), 4, 4)
+    )
+    y = functional.gated_linear(x, pairs[:2], pairs[2:])
+    gradients = torch.autograd.grad(y.sum(), pairs)
+    assert len({t.untyped_storage().data_ptr() for t in gradients}) == 4
+    assert {t._version for t in gradients} == {0}
+    gradients[2].mul_(2)
+    assert gradients[3]._version == 0

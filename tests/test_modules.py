@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -228,3 +229,29 @@ def test_training_is_a_truth_value(training):
     ):
         assert torch.equal(call(training), call(True))
         assert torch.equal(call(None), call(False))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.LinearAct(7, 8), nn.GatedLinear(7, 8), nn.MLP(7, 8), nn.Dropout(), nn.SoftThreshold(0.1)],
+    ids=lambda module: type(module).__name__,
+)
+def test_traced_modules_pickle(module):
+    module.eval()
+    traced = pickle.loads(pickle.dumps(torch.fx.symbolic_trace(module)))
+    x = torch.randn(3, 7)
+    torch.testing.assert_close(traced(x), module(x))
+
+
+@pytest.mark.parametrize("layer", [nn.LinearAct, nn.GatedLinear, nn.MLP])
+def test_a_part_of_a_packed_tensor_is_not_copied(layer, device):
+    x = torch.randn(8, 64, 3 * 16, device=device)[..., :16]
+    module = layer(16, 16).to(device)
+
+    def copies(x):
+        with torch.no_grad(), torch.profiler.profile() as profile:
+            module(x)
+        return [event.name for event in profile.events()].count("aten::copy_")
+
+    assert copies(x) == copies(x.contiguous())
+    torch.testing.assert_close(module(x), module(x.contiguous()))

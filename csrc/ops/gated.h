@@ -210,17 +210,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gated_linear_grad(
   const OptionalTensor rows_x = x ? OptionalTensor(as_matrix(*x)) : x;
   const Tensor rows_dz = as_matrix(dz), none = empty({0}, kind), db = dbias ? *dbias : none;
   if (!pair) {
-    return {input_grad<Device>(dz, weight, kind), weight_grad<Device>(rows_dz, rows_x, kind), none,
-            db};
+    return {input_grad<Device>(rows_dz, weight, shape_of(dz), kind),
+            weight_grad<Device>(rows_dz, rows_x, kind), none, db};
   }
   const Tensor dg = half_of(rows_dz, 0), dv = half_of(rows_dz, 1);
-  Tensor dx = none;
+  const Tensor dx = input_grad<Device>(dg, weight, shape_of(dz), kind);
   if (weight) {
-    Shape shape = shape_of(dz);
-    shape.back() = weight->size(1);
-    dx = empty(shape, kind);
     const Tensor rows_dx = as_matrix(dx);
-    Device::linear_out(rows_dx, dg, *weight, std::nullopt);
     Device::linear_out(rows_dx, dv, *weight_value, rows_dx);
   }
   return {dx, weight_grad<Device>(dg, rows_x, kind), weight_grad<Device>(dv, rows_x, kind), db};

@@ -14,12 +14,20 @@ namespace torchcalc {
 
 // t [*, cols] as a matrix: itself, a view, or a copy where its strides allow none.
 inline Tensor as_matrix(const Tensor& t) {
-  if (t.dim() == 2) return t;
-  const Tensor dense = as_contiguous(t);
-  const int64_t cols = t.size(t.dim() - 1);
-  int64_t rows = 1;
-  for (int64_t d = 0; d + 1 < t.dim(); ++d) rows *= t.size(d);
-  return view(dense, {rows, cols}, {cols, 1});
+  const int64_t dim = t.dim();
+  if (dim == 2) return t;
+  const auto sizes = t.sizes(), strides = t.strides();
+  const int64_t cols = sizes[dim - 1];
+  int64_t rows = 1, step = cols;  // elements from a row to the next
+  bool fits = true;
+  for (int64_t d = dim - 2; d >= 0; --d) {
+    if (sizes[d] == 1) continue;
+    if (rows == 1) step = strides[d];
+    fits = fits && strides[d] == step * rows;
+    rows *= sizes[d];
+  }
+  if (fits) return view(t, {rows, cols}, {step, strides[dim - 1]});
+  return view(as_contiguous(t), {rows, cols}, {cols, 1});
 }
 
 inline Tensor rows_of(const Tensor& matrix, int64_t begin, int64_t count) {
@@ -68,18 +76,18 @@ inline OptionalTensor bias_rows(const OptionalTensor& bias) {
   return view(*bias, {bias->size(0), 1, bias->size(1)}, {bias->stride(0), 0, bias->stride(1)});
 }
 
-// dz W, or nothing without W: the gradient of x in z = x W^T. dz [*, N], W [N, K], both checked.
+// dz W in `shape`, or nothing without W: the gradient of x in z = x W^T. dz [rows, N], W [N, K],
+// both checked.
 template <class Device>
-Tensor input_grad(const Tensor& dz, const OptionalTensor& weight, const Kind& kind) {
+Tensor input_grad(const Tensor& dz, const OptionalTensor& weight, Shape shape, const Kind& kind) {
   if (!weight) return empty({0}, kind);
-  Shape shape = shape_of(dz);
   shape.back() = weight->size(1);
   const Tensor dx = empty(shape, kind);
-  Device::linear_out(as_matrix(dx), as_matrix(dz), *weight, std::nullopt);
+  Device::linear_out(as_matrix(dx), dz, *weight, std::nullopt);
   return dx;
 }
 
-// dz^T x, or nothing without x: the gradient of W there. dz and x as matrices, both checked.
+// dz^T x, or nothing without x: the gradient of W there. dz [rows, N], x [rows, K], both checked.
 template <class Device>
 Tensor weight_grad(const Tensor& dz, const OptionalTensor& x, const Kind& kind) {
   if (!x) return empty({0}, kind);
@@ -371,8 +379,9 @@ std::tuple<Tensor, Tensor, Tensor> linear_act_grad(
   check_factors(op, grad, x, weight, dz.size(dz.dim() - 1));
   const Kind kind(grad);
   const typename Device::Guard guard(grad);
-  return {input_grad<Device>(dz, weight, kind),
-          weight_grad<Device>(as_matrix(dz), x ? OptionalTensor(as_matrix(*x)) : x, kind),
+  const Tensor rows_dz = as_matrix(dz);
+  return {input_grad<Device>(rows_dz, weight, shape_of(dz), kind),
+          weight_grad<Device>(rows_dz, x ? OptionalTensor(as_matrix(*x)) : x, kind),
           dbias ? *dbias : empty({0}, kind)};
 }
 

@@ -34,13 +34,6 @@ def seed_tensor(op: str, seed: Any, x: Tensor) -> Tensor:
     return seed if type(x) is Tensor else replicated(seed, x)
 
 
-def cast(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    # As torch.autocast: float64 stays.
-    if not isinstance(t, Tensor) or not t.is_floating_point() or t.dtype == torch.float64:
-        return t
-    return t.to(dtype)
-
-
 def no_shard(op: str, shard: Shard | None) -> None:
     if shard is not None:
         raise ValueError(f"{op}: shard must be None where x is a DTensor, which knows its shard")

@@ -11,7 +11,8 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from torchcalc import _check
 from torchcalc._check import autocast_dtype, check_seed, check_shard, dropout_threshold, is_sharded
 from torchcalc.functional import _sharded
-from torchcalc.functional._common import Shard, cast, no_shard, seed_tensor
+from torchcalc.functional._autocast import cast
+from torchcalc.functional._common import Shard, no_shard, seed_tensor
 from torchcalc.ops import gated as op
 from torchcalc.ops.activations import Activation, resolve
 

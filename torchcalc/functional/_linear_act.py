@@ -19,7 +19,8 @@ from torchcalc._check import (
     is_sharded,
 )
 from torchcalc.functional import _sharded
-from torchcalc.functional._common import Shard, cast, no_shard, overridden, seed_tensor
+from torchcalc.functional._autocast import cast
+from torchcalc.functional._common import Shard, no_shard, overridden, seed_tensor
 from torchcalc.ops import linear_act as op
 from torchcalc.ops.act import act
 from torchcalc.ops.activations import Activation, resolve
@@ -63,7 +64,8 @@ def linear_act(
             ``shape``, whose mask it is to get its part of; as for :func:`dropout`.
 
     Returns:
-        [*, out_features], contiguous, in x's dtype. Under torch.autocast inputs are cast as for
+        [*, out_features], contiguous, in x's dtype. Where y is kept for backward it must not be
+        changed in place before that, as torch.relu's. Under torch.autocast inputs are cast as for
         ``torch.nn.functional.linear``, and a residual of another dtype is added as PyTorch would.
 
     Raises:

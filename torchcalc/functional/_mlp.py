@@ -19,7 +19,8 @@ from torchcalc._check import (
     is_sharded,
 )
 from torchcalc.functional import _sharded
-from torchcalc.functional._common import Shard, cast, no_shard, overridden, seed_tensor
+from torchcalc.functional._autocast import cast
+from torchcalc.functional._common import Shard, no_shard, overridden, seed_tensor
 from torchcalc.functional._linear_act import act_of_shard
 from torchcalc.ops import mlp as op
 from torchcalc.ops.activations import Activation, resolve

@@ -1,7 +1,5 @@
 """Seeded dropout of every kind as modules: torch.nn's names, arguments and texts."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

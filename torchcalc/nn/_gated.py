@@ -1,7 +1,5 @@
 """A gated linear unit with its dropout."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """A linear layer with its activation and dropout."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

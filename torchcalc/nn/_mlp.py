@@ -1,7 +1,5 @@
 """The MLP block: two linear layers with an activation between them."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Proximal operators as modules."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

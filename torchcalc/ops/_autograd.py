@@ -46,7 +46,14 @@ _QUIET = frozenset(
     keys.raw_repr()
     for keys in (_keys(_Key.BackendSelect, _Key.ADInplaceOrView), _keys(_Key.BackendSelect))
 )
+_tls_included = _C._dispatch_tls_local_include_set
+_is_profiler_on = _C._autograd._profiler_enabled
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None), bool, int, float, list, tuple})
+
+
+def is_quiet() -> bool:
+    """Whether no mode, tracing, functorch transform or profiler sees what this thread calls."""
+    return _tls_included().raw_repr() in _QUIET and not _is_profiler_on()
 
 
 class Kernels:
@@ -202,8 +209,7 @@ def register(
     def with_short_cut(otherwise: Callable[..., Any]) -> Callable[..., Any]:
         # A call costs no more than PyTorch's own if little is looked up on its way.
         is_dynamo_compiling = torch.compiler.is_dynamo_compiling
-        is_plain, tls_included = _PLAIN.issuperset, _C._dispatch_tls_local_include_set
-        is_profiler = _C._autograd._profiler_enabled
+        is_plain = _PLAIN.issuperset
         is_grad_enabled, any_requires_grad = torch.is_grad_enabled, _C._any_requires_grad
         is_excluded = _C._dispatch_tls_is_dispatch_key_excluded
         types = [str(argument.type) for argument in overload._schema.arguments]
@@ -216,11 +222,7 @@ def register(
                     # Entered by the graph: where that is run as it is, nothing says so.
                     return reference(*args)
                 return overload(*args)
-            if (
-                is_plain(map(type, args))
-                and tls_included().raw_repr() in _QUIET
-                and not is_profiler()
-            ):
+            if is_plain(map(type, args)) and is_quiet():
                 x = args[where]
                 if x.is_cpu:
                     record, kernel = on_cpu

@@ -132,7 +132,7 @@ class _GatedLinear(Function):
         dx, dweight, dweight_value, dbias = gradients
         dbias_value = None
         if pair and with_bias and dbias is not None:
-            dbias, dbias_value = halves(dbias)
+            dbias, dbias_value = (t.clone() for t in halves(dbias))
         return (
             dx if needs[0] else None,
             dweight if needs[1] else None,
