@@ -12,6 +12,7 @@ import ctypes
 import math
 import subprocess
 
+import mpmath
 import pytest
 import torch
 import torch.nn.functional as F
@@ -242,3 +243,34 @@ def test_derivatives_of_odd_parameters(module, kind):
     unit = torch.finfo(kind).eps * exact.abs().clamp(min=1)
     allowed = (eager.double() - exact).abs().max() + 2 * unit
     assert ((ours.double() - exact).abs() <= allowed).all()
+
+
+def _exactly(activation, z):
+    """In many digits. (PyTorch comes with mpmath.)"""
+    if activation == "gelu":
+        return z * mpmath.ncdf(z)
+    if activation == "gelu_tanh":
+        cubic = mpmath.mpf("0.044715")
+        return z / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (z + cubic * z**3)))
+    if activation == "silu":
+        return z / (1 + mpmath.exp(-z))
+    if activation == "sigmoid":
+        return 1 / (1 + mpmath.exp(-z))
+    if activation == "softplus":
+        return mpmath.log1p(mpmath.exp(z))
+    return mpmath.tanh(z) if activation == "tanh" else z if z > 0 else mpmath.expm1(z)
+
+
+@pytest.mark.parametrize(
+    "activation", ["gelu", "gelu_tanh", "silu", "sigmoid", "softplus", "tanh", "elu"]
+)
+def test_error_in_float64(sweep, activation):
+    """Within eight units in the last place; PyTorch's gelu loses all digits of its lower tail."""
+    z = torch.cat([torch.linspace(-8, 9, 1001), torch.linspace(-1e-3, 1e-3, 101)]).double()
+    actual = sweep(activation, "value", z)
+    with mpmath.workdps(40):
+        for at, found in zip(z.tolist(), actual.tolist(), strict=True):
+            exact = _exactly(activation, mpmath.mpf(at))
+            # e^w multiplies the three rounding errors of w = 1.6 (z + 0.0447 z^3) by w.
+            units = 8 + (1.5 * 1.6 * abs(at + 0.0447 * at**3) if activation == "gelu_tanh" else 0)
+            assert abs(found - exact) <= units * math.ulp(float(exact)), at
