@@ -266,7 +266,7 @@ def _exactly(activation, z):
 )
 def test_error_in_float64(sweep, activation):
     """Within eight units in the last place; PyTorch's gelu loses all digits of its lower tail."""
-    z = torch.cat([torch.linspace(-8, 9, 1001), torch.linspace(-1e-3, 1e-3, 101)]).double()
+    z = torch.cat([torch.linspace(-8, 9, 307), torch.linspace(-1e-3, 1e-3, 31)]).double()
     actual = sweep(activation, "value", z)
     with mpmath.workdps(40):
         for at, found in zip(z.tolist(), actual.tolist(), strict=True):
