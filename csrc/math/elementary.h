@@ -7,25 +7,16 @@
 #include <type_traits>
 
 #include "common/macros.h"
+#include "math/elementary_double.h"
+#include "math/polynomial.h"
 
 // exp, expm1, softplus, tanh, sigmoid and the normal distribution, accurate to a few units in the
-// last place. They are branch-free, so that a loop over them vectorises; only erfc is the
-// library's, in double. NaN goes in and comes out; infinities give the limits.
+// last place. They are branch-free, so that a loop over them vectorises; those in double are in
+// elementary_double.h. NaN goes in and comes out; infinities give the limits.
 //
 // An Arith says how the float formulas take exp and divide: Exact below, or for results that are
 // rounded to 16 bits whatever is accurate enough for them (cuda/approximate.cuh).
 namespace torchcalc::math {
-
-template <class T>
-TC_HD T polynomial(T, T c) {
-  return c;
-}
-
-// c0 + c1 x + c2 x^2 + ... by Horner's rule.
-template <class T, class... Rest>
-TC_HD T polynomial(T x, T c0, T c1, Rest... rest) {
-  return c0 + x * polynomial(x, c1, rest...);
-}
 
 // x = n ln 2 + r, n = round(x / ln 2), |r| <= ln(2) / 2:  e^x = 2^n (1 + t),  t = e^r - 1.
 struct ExpParts {
@@ -53,35 +44,6 @@ TC_HD float exp(float x) {
   // 2^n in two factors, because n + 127 may lie outside of the exponent's range.
   const int32_t half = n >> 1;
   return (1.0f + t) * power_of_two(half) * power_of_two(n - half);
-}
-
-// The same in double, n a double as well: few CPUs shift 64-bit integers arithmetically in vectors.
-struct DoubleExpParts {
-  double n, t;
-};
-
-constexpr double kDoubleShift = 6755399441055744.0;  // 1.5 * 2^52
-
-TC_HD DoubleExpParts exp_parts(double x) {
-  const double n = (x * 1.4426950408889634 + kDoubleShift) - kDoubleShift;
-  const double r = (x - n * 0.693147180369123816) - n * 1.90821492927058770e-10;
-  const double q = polynomial(
-      r, 0.500000000000001067, 0.166666666666664115, 0.041666666666529729, 0.00833333333349496133,
-      0.00138888889437597802, 0.000198412695058024781, 0.0000248014929497506862,
-      2.7557586783278442e-6, 2.76303062403568507e-7, 2.50000239403158133e-8);
-  return {n, r + r * r * q};
-}
-
-TC_HD double power_of_two(double k) {
-  return std::bit_cast<double>(std::bit_cast<uint64_t>(k + (kDoubleShift + 1023)) << 52);
-}
-
-TC_HD double exp(double x) {
-  x = x < -746.0 ? -746.0 : x;
-  x = x > 710.0 ? 710.0 : x;
-  const auto [n, t] = exp_parts(x);
-  const double half = (n * 0.5 + kDoubleShift) - kDoubleShift;
-  return (1.0 + t) * power_of_two(half) * power_of_two(n - half);
 }
 
 struct Exact {
@@ -113,12 +75,7 @@ TC_HD float expm1(float x) {
 
 template <class Arith = Exact>
 TC_HD double expm1(double x) {
-  x = x < -40.0 ? -40.0 : x;
-  x = x > 710.0 ? 710.0 : x;
-  const auto [n, t] = exp_parts(x);
-  const double half = power_of_two(n - 1.0);
-  const double far = 2.0 * (half * t + (half - 0.5));
-  return n == 0.0 ? t : far;
+  return expm1_double(x);
 }
 
 // log(1 + w), 0 <= w <= 1, accurate near 0 as well: w + w^2 P(w), a minimax fit.
@@ -127,16 +84,6 @@ TC_HD float log1p_unit(float w) {
                  polynomial(w, -0.4999993276f, 0.3333051116f, -0.249585857f, 0.1969539155f,
                             -0.1535537011f, 0.1068051092f, -0.05766400262f, 0.02020434935f,
                             -0.003318420209f);
-}
-
-// 2 atanh(w / (2 + w)), a minimax fit.
-TC_HD double log1p_unit(double w) {
-  const double r = w / (2.0 + w), s = r * r;
-  const double p = polynomial(s, 0.333333333333331579, 0.200000000000769667, 0.142857142740972505,
-                              0.111111119758688868, 0.0909087223921297444, 0.0769327471780270818,
-                              0.0665054886499719082, 0.0605259578429393866, 0.0417184628535543039,
-                              0.0850621002973227636);
-  return 2.0 * (r + r * s * p);
 }
 
 // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), near 0 log 2 + x / 2 + x^2 / 8 - ...
@@ -178,12 +125,9 @@ TC_HD float tanh(float x) {
   return magnitude < 1.0f ? near_zero : signed_far;
 }
 
-// d / (d + 2), d = e^2|x| - 1.
 template <class Arith = Exact>
 TC_HD double tanh(double x) {
-  const double magnitude = x < 0.0 ? -x : x;
-  const double d = expm1(2.0 * (magnitude > 20.0 ? 20.0 : magnitude));  // tanh 20 rounds to 1
-  return ::copysign(d / (d + 2.0), x);
+  return tanh_double(x);
 }
 
 // s = sigmoid(x) and r = 1 - s, where s is near 1 as well.
@@ -221,13 +165,6 @@ TC_HD TanhParts<T> tanh_parts(T x) {
   }
 }
 
-// The standard normal distribution: cdf = P(Z <= z), pdf = exp(-z^2 / 2) / sqrt(2 pi).
-template <class T>
-struct Normal {
-  T cdf;
-  T pdf;
-};
-
 template <class Arith = Exact>
 TC_HD Normal<float> normal(float z) {
   const float magnitude = std::bit_cast<float>(std::bit_cast<uint32_t>(z) & 0x7fffffffu);
@@ -251,33 +188,9 @@ TC_HD Normal<float> normal(float z) {
   return {magnitude < 1.25f ? near_zero : far, pdf};
 }
 
-// The same, t = 1 / (1 + 0.25 |z|). z^2 in two parts: e^-z^2/2 has many times its rounding error.
 template <class Arith = Exact>
 TC_HD Normal<double> normal(double z) {
-  double magnitude = z < 0.0 ? -z : z;
-  magnitude = magnitude > 40.0 ? 40.0 : magnitude;
-  const double high =
-      std::bit_cast<double>(std::bit_cast<uint64_t>(magnitude) & 0xfffffffff8000000u);
-  const double rest = -0.5 * (magnitude - high) * (magnitude + high), exponent = -0.5 * high * high;
-  const double e = exponent < -700.0 ? 0.0 : exp(exponent) * (1.0 + (rest + 0.5 * rest * rest));
-  const double t = 1.0 / (1.0 + 0.25 * magnitude);
-  const double tail =
-      e * t *
-      polynomial(t, 0.0997355701014384836, 0.0997355700147271703, 0.0935021000950858039,
-                 0.0810350808217425781, 0.0635045807843841158, 0.0432326805811230073,
-                 0.0235022575609132054, 0.00650700923870353304, 0.000466897587365983916,
-                 -0.0212489693137166689, 0.0435182391692905795, -0.129338574828808675,
-                 0.274141765940297148, -0.448019213492692125, 0.579187765771926047,
-                 -0.55370797332927261, 0.368212342419729276, -0.160604650347843862,
-                 0.0414646624351104899, -0.00482714287264152943);
-  const double far = z < 0.0 ? tail : 1.0 - tail, s = magnitude * magnitude;
-  const double near_zero =
-      0.5 + z * polynomial(s, 0.398942280401432678, -0.0664903800669054197, 0.00997355701003500218,
-                           -0.0011873282154706717, 0.000115434687555444056, -9.44465603702306337e-6,
-                           6.65968834112116406e-7, -4.12258800134220988e-8, 2.27271401071246203e-9,
-                           -1.12454620044130275e-10, 4.86806266164614112e-12,
-                           -1.48612830575490618e-13);
-  return {magnitude < 1.25 ? near_zero : far, 0.39894228040143268 * e};
+  return normal_double(z);
 }
 
 }  // namespace torchcalc::math
