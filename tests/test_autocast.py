@@ -34,12 +34,21 @@ def test_one_cast_in_a_region(weight, cache, device):
         assert cast_of(weight) is not first
 
 
-def test_a_weight_that_changes_in_a_region(weight, device):
+def in_place(weight):
+    with torch.no_grad():
+        weight.mul_(2)
+
+
+def replaced(weight):
+    weight.data = 2 * weight.data
+
+
+@pytest.mark.parametrize("change", [in_place, replaced])
+def test_a_weight_that_changes_in_a_region(weight, change, device):
     x = torch.ones(2, 4, device=device)
     with torch.autocast(device, torch.bfloat16):
         before = F.linear_act(x, weight, activation="identity")
-        with torch.no_grad():
-            weight.mul_(2)
+        change(weight)
         after = F.linear_act(x, weight, activation="identity")
     assert torch.equal(after, 2 * before)
 

@@ -18,7 +18,7 @@ class _Region(threading.local):
     """The casts of parameters since the thread entered autocast."""
 
     def __init__(self) -> None:
-        self.casts: dict[Any, tuple[Tensor, int, Tensor]] = {}
+        self.casts: dict[Any, tuple[Tensor, Any, Tensor]] = {}
         self.witness: Any = None
 
     def lasts(self, device: torch.device) -> bool:
@@ -52,11 +52,12 @@ def cast(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if not _is_kept(t) or not _region.lasts(t.device):
         return t.to(dtype)
     key = id(t), dtype, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    content = t._version, t.data_ptr()
     found = _region.casts.get(key)
-    if found is not None and found[1] == t._version:
+    if found is not None and found[1] == content:
         return found[2]
     made = t.to(dtype)
-    _region.casts[key] = t, t._version, made
+    _region.casts[key] = t, content, made
     return made
 
 
