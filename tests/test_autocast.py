@@ -34,6 +34,20 @@ def test_one_cast_in_a_region(weight, cache, device):
         assert cast_of(weight) is not first
 
 
+def test_without_a_cache_nothing_is_watched(weight, device, monkeypatch):
+    def watch(*args):
+        raise AssertionError("a product to watch the region by")
+
+    monkeypatch.setattr(torch, "mm", watch)
+    with torch.autocast(device, torch.bfloat16, cache_enabled=False):
+        cast_of(weight)
+    with (
+        pytest.raises(AssertionError, match="to watch"),
+        torch.autocast(device, torch.bfloat16),
+    ):
+        cast_of(weight)
+
+
 def in_place(weight):
     with torch.no_grad():
         weight.mul_(2)

@@ -23,7 +23,7 @@ class _Region(threading.local):
 
     def lasts(self, device: torch.device) -> bool:
         """Whether a region goes on. PyTorch tells nobody when it drops its own casts, at the end of
-        one: so we give it something to cast and watch that. Where it keeps no casts, nothing does.
+        one: so we give it something to cast and watch that.
         """
         if self.witness is None or self.witness() is None:
             with torch.inference_mode(False), torch.enable_grad():
@@ -64,7 +64,8 @@ def cast(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def _is_kept(t: Tensor) -> bool:
     # As PyTorch: parameters. Not where somebody looks on, who would see the witness.
     return (
-        t.is_leaf
+        torch.is_autocast_cache_enabled()
+        and t.is_leaf
         and t.requires_grad
         and t.dtype == torch.float32
         and type(t) in (Tensor, torch.nn.Parameter)
