@@ -7,8 +7,9 @@ from types import ModuleType
 
 from torchcalc import functional, nn, optim, prox
 from torchcalc._version import __version__
+from torchcalc.fusion import fuse, unfuse
 
-__all__ = ["__version__", "functional", "nn", "optim", "prox"]
+__all__ = ["__version__", "functional", "fuse", "nn", "optim", "prox", "unfuse"]
 
 
 def __getattr__(name: str) -> ModuleType:
