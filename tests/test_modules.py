@@ -255,3 +255,17 @@ def test_a_part_of_a_packed_tensor_is_not_copied(layer, device):
 
     assert copies(x) == copies(x.contiguous())
     torch.testing.assert_close(module(x), module(x.contiguous()))
+
+
+def test_linear_layers_gradients_lie_as_their_weights(dtype, device):
+    # Of a weight [in, out], as GPT-2's: autograd would copy another order.
+    weight = torch.randn(8, 16, dtype=dtype, device=device, requires_grad=True)
+    x = torch.randn(4, 8, dtype=dtype, device=device, requires_grad=True)
+    for activation in ("identity", "gelu"):
+        y = functional.linear_act(x, weight.t(), activation=activation)
+        (grad,) = torch.autograd.grad(y.sum(), weight)
+        assert grad.is_contiguous()
+    second = torch.randn(16, 8, dtype=dtype, device=device, requires_grad=True)
+    y = functional.mlp(x, weight.t(), None, second.t(), None)
+    for grad in torch.autograd.grad(y.sum(), (weight, second)):
+        assert grad.is_contiguous()

@@ -211,7 +211,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gated_linear_grad(
   const Tensor rows_dz = as_matrix(dz), none = empty({0}, kind), db = dbias ? *dbias : none;
   if (!pair) {
     return {input_grad<Device>(rows_dz, weight, shape_of(dz), kind),
-            weight_grad<Device>(rows_dz, rows_x, kind), none, db};
+            weight_grad<Device>(rows_dz, rows_x, weight, kind), none, db};
   }
   const Tensor dg = half_of(rows_dz, 0), dv = half_of(rows_dz, 1);
   const Tensor dx = input_grad<Device>(dg, weight, shape_of(dz), kind);
@@ -219,7 +219,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gated_linear_grad(
     const Tensor rows_dx = as_matrix(dx);
     Device::linear_out(rows_dx, dv, *weight_value, rows_dx);
   }
-  return {dx, weight_grad<Device>(dg, rows_x, kind), weight_grad<Device>(dv, rows_x, kind), db};
+  return {dx, weight_grad<Device>(dg, rows_x, weight, kind),
+          weight_grad<Device>(dv, rows_x, weight_value, kind), db};
 }
 
 // The gradients of gated_grad's arguments grad and z, c being the cotangent of its result.

@@ -87,11 +87,21 @@ Tensor input_grad(const Tensor& dz, const OptionalTensor& weight, Shape shape, c
   return dx;
 }
 
-// dz^T x, or nothing without x: the gradient of W there. dz [rows, N], x [rows, K], both checked.
+// A matrix like `weight`, also in memory if that is the transpose of a contiguous one: else autograd
+// would copy its gradient into that order.
+inline Tensor empty_as(const Tensor& weight, const Kind& kind) {
+  const int64_t rows = weight.size(0), cols = weight.size(1);
+  const bool by_columns = weight.stride(0) == 1 && weight.stride(1) == rows && rows > 1;
+  return by_columns ? transposed(empty({cols, rows}, kind)) : empty({rows, cols}, kind);
+}
+
+// dz^T x, or nothing without x: the gradient of W there. dz [rows, N], x [rows, K], both checked,
+// as W is, where it is given.
 template <class Device>
-Tensor weight_grad(const Tensor& dz, const OptionalTensor& x, const Kind& kind) {
+Tensor weight_grad(const Tensor& dz, const OptionalTensor& x, const OptionalTensor& weight,
+                   const Kind& kind) {
   if (!x) return empty({0}, kind);
-  const Tensor dweight = empty({dz.size(1), x->size(1)}, kind);
+  const Tensor dweight = weight ? empty_as(*weight, kind) : empty({dz.size(1), x->size(1)}, kind);
   Device::linear_out(dweight, transposed(dz), *x, std::nullopt);
   return dweight;
 }
@@ -381,7 +391,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_act_grad(
   const typename Device::Guard guard(grad);
   const Tensor rows_dz = as_matrix(dz);
   return {input_grad<Device>(rows_dz, weight, shape_of(dz), kind),
-          weight_grad<Device>(rows_dz, x ? OptionalTensor(as_matrix(*x)) : x, kind),
+          weight_grad<Device>(rows_dz, x ? OptionalTensor(as_matrix(*x)) : x, weight, kind),
           dbias ? *dbias : empty({0}, kind)};
 }
 

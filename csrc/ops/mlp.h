@@ -178,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor> mlp_grad(const Tensor& grad, const Tensor& we
   const int64_t rows = rows_grad.size(0);
   const auto mask = checked_mask(hidden_seed, threshold, samples, block, 1, rows * width, kind, op);
 
-  const Tensor dz = empty(shape, kind), dweight2 = empty({cols, width}, kind);
+  const Tensor dz = empty(shape, kind), dweight2 = empty_as(weight2, kind);
   const Tensor dbias1 = empty({z_width}, kind);
   const Tensor partial = empty({row_chunks(rows), z_width}, kind.opmath());
   dispatch_dtype(grad.scalar_type(), op, [&]<class T>(std::type_identity<T>) {

@@ -25,13 +25,28 @@ def input_grad(dz: Tensor, weight: Tensor) -> Tensor:
     return dz @ weight if dz.dim() > 1 else weight.mT @ dz
 
 
-def weight_grad(dz: Tensor, x: Tensor, batched: bool) -> Tensor:
-    """Of z = x W^T, or of a batch of such."""
+def weight_grad(dz: Tensor, x: Tensor, batched: bool, weight: Tensor | None = None) -> Tensor:
+    """Of z = x W^T, or of a batch of such; in memory as the weight, if that is given."""
     if batched:
         return dz.mT @ x
     if dz.dim() == 1:
         return dz.unsqueeze(1) * x
+    if weight is not None and is_by_columns(weight):
+        return (rows(x).t() @ rows(dz)).t()
     return rows(dz).t() @ rows(x)
+
+
+def is_by_columns(weight: Tensor) -> bool:
+    """Whether it is the transpose of a contiguous matrix. Then its gradient is to be one, too, or
+    autograd would copy it into that order."""
+    return not weight.is_contiguous() and weight.t().is_contiguous()
+
+
+def empty_as(weight: Tensor, like: Tensor) -> Tensor:
+    """What a fake kernel returns for the gradient of a weight."""
+    if is_by_columns(weight):
+        return like.new_empty(weight.shape[::-1]).t()
+    return like.new_empty(weight.shape)
 
 
 def bias_grad(dz: Tensor, batched: bool) -> Tensor:
@@ -59,7 +74,7 @@ def layer_grads(
     """dx and dW; none without weight, and none without x."""
     return (
         None if weight is None else input_grad(dz, weight),
-        None if x is None else weight_grad(dz, x, batched),
+        None if x is None else weight_grad(dz, x, batched, weight),
     )
 
 

@@ -20,6 +20,7 @@ from torchcalc import _check
 from torchcalc.ops._autograd import Function, Kernels, register, register_vmap
 from torchcalc.ops._linear import (
     bias_grad,
+    empty_as,
     in_one_call,
     layer_grads,
     linear_tangent,
@@ -250,6 +251,9 @@ def _(grad, x, weight, weight_value, *args):  # type: ignore[no-untyped-def]
     if x is not None:
         dweight = grad.new_empty(features if pair else 2 * features, x.shape[-1])
         dweight_value = torch.empty_like(dweight) if pair else None
+        if weight is not None:
+            dweight = empty_as(weight, grad)
+            dweight_value = empty_as(weight_value, grad) if pair else None
     dbias = grad.new_empty(2 * features) if bias else None
     return or_empty(grad, (dx, dweight, dweight_value, dbias))
 

@@ -18,6 +18,7 @@ from torchcalc import _check
 from torchcalc.ops._autograd import Function, Kernels, register, register_vmap
 from torchcalc.ops._linear import (
     bias_grad,
+    empty_as,
     in_one_call,
     layer_grads,
     linear_tangent,
@@ -234,6 +235,8 @@ def _(grad, x, weight, *args):  # type: ignore[no-untyped-def]
     features = grad.shape[-1]
     dx = None if weight is None else grad.new_empty(*grad.shape[:-1], weight.shape[1])
     dweight = None if x is None else grad.new_empty(features, x.shape[-1])
+    if dweight is not None and weight is not None:
+        dweight = empty_as(weight, grad)
     return or_empty(grad, (dx, dweight, grad.new_empty(features) if args[-1] else None))
 
 

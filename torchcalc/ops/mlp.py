@@ -19,7 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from torchcalc import _check
 from torchcalc.ops._autograd import Function, Kernels, in_front, register, register_vmap
-from torchcalc.ops._linear import bias_grad, input_grad, linear_tangent, weight_grad
+from torchcalc.ops._linear import bias_grad, empty_as, input_grad, linear_tangent, weight_grad
 from torchcalc.ops._mask import sample_seeds
 from torchcalc.ops._vmap import batched_linear
 from torchcalc.ops.act import act, act_grad, act_grads
@@ -80,7 +80,7 @@ def _mlp_grad(
         input_grad(grad, weight2), z, hidden_seed, *hidden, bias=False, batched=batched
     )
     h = _value(z, hidden_seed, *hidden)
-    return dz, weight_grad(grad, h, batched), bias_grad(dz, batched)
+    return dz, weight_grad(grad, h, batched, weight2), bias_grad(dz, batched)
 
 
 # What grad = dy gives through y = h W2^T: dz, dW2 and db1. To differentiate, one after the other.
@@ -140,7 +140,7 @@ class _Mlp(Function):
                 input_grad(d_out, weight2) if d_out is not None and need_hidden else None, c_kept
             )
             if d_out is not None and need_weight2:
-                d_weight2 = weight_grad(d_out, kept, batched)
+                d_weight2 = weight_grad(d_out, kept, batched, weight2)
             if d_hidden is not None and need_hidden:
                 told = None if saved_as == NOTHING else kept, hidden_seed, *hidden, saved_as
                 dz, db1 = act_grads(d_hidden, *told, bias=need_bias1, batched=batched)
@@ -156,13 +156,13 @@ class _Mlp(Function):
                     input_grad(d_out, weight2), *told, bias=need_bias1, batched=batched
                 )
             elif d_out is not None and need_weight2:
-                d_weight2 = weight_grad(d_out, _value(*told), batched)
+                d_weight2 = weight_grad(d_out, _value(*told), batched, weight2)
             if c_kept is not None:
                 dz = _sum(dz, c_kept)
                 db1 = bias_grad(dz, batched) if need_bias1 and dz is not None else None
         return (
             input_grad(dz, weight1) if need_x and dz is not None else None,
-            weight_grad(dz, x, batched) if need_weight1 and dz is not None else None,
+            weight_grad(dz, x, batched, weight1) if need_weight1 and dz is not None else None,
             db1 if need_bias1 else None,
             d_weight2,
             db2,
@@ -290,7 +290,7 @@ def _(*args):  # type: ignore[no-untyped-def]
 
 @torch.library.register_fake("torchcalc::mlp_grad")
 def _(grad, weight2, z, *args):  # type: ignore[no-untyped-def]
-    return z.new_empty(z.shape), weight2.new_empty(weight2.shape), z.new_empty(z.shape[-1])
+    return z.new_empty(z.shape), empty_as(weight2, weight2), z.new_empty(z.shape[-1])
 
 
 @register_flop_formula(torch.ops.torchcalc.mlp_grad)
