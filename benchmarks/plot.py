@@ -38,6 +38,7 @@ TITLES = {
     "optim": "Optimizer step with L1",
     "prox": "Prox",
     "memory": "Saved for backward",
+    "models": "Whole models",
     "import": "Import",
     "calls": "One thread",
     "dtypes": "Time in a dtype / in float32, one thread",
@@ -51,6 +52,7 @@ PICTURES = {
     ),
     "-activations": ("Every activation, beside eager PyTorch", ("activations", "memory")),
     "-layers": ("Layers in training", ("shapes", "gated", "mlp", "vmap")),
+    "-models": ("Training steps of models, fused", ("models",)),
     "-calls": ("What a call costs beside PyTorch's", ("calls",)),
     "-dtypes": ("torchcalc in each dtype, and with a penalty", ("dtypes", "penalty")),
 }

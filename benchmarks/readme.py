@@ -67,6 +67,34 @@ def calls_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) if rows else ""
 
 
+def models_table(results: dict[str, Any]) -> str:
+    """A Markdown table of whole models; empty where the results have none."""
+    rows = {row["name"]: {} for row in results["rows"] if row["family"] == "models"}
+    for row in results["rows"]:
+        if row["family"] == "models":
+            rows[row["name"]][row["dtype"]] = row
+    models = dict.fromkeys(name.partition(",")[0] for name in rows)
+    lines = [
+        "| model | step, float32 | bound | torch.compile | step, bfloat16 | torch.compile | "
+        "kept for backward |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model in models:
+        steps, kept = rows[f"{model}, training step"], rows[f"{model}, kept for backward"]
+        single, half = steps["float32"], steps["bfloat16 autocast"]
+        cells = [
+            f"{model}, {single['sizes']}",
+            f"**{_figure(single, 'torchcalc')}**",
+            f"{single['must']:g}",
+            _figure(single, "torch.compile"),
+            f"**{_figure(half, 'torchcalc')}**",
+            _figure(half, "torch.compile"),
+            f"**{_figure(kept['float32'], 'torchcalc')}**",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) if models else ""
+
+
 def _name(row: dict[str, Any]) -> str:
     family = {"linear_act": "linear + gelu + dropout ", "dropout": "dropout "}
     prefix = family.get(row["family"], "saved, " if row["family"] == "memory" else "")
@@ -88,4 +116,4 @@ def _figure(row: dict[str, Any], contender: str) -> str:
 
 if __name__ == "__main__":
     recorded = json.loads(Path(sys.argv[1]).read_text())
-    print(table(recorded), calls_table(recorded), sep="\n\n")
+    print(table(recorded), calls_table(recorded), models_table(recorded), sep="\n\n")

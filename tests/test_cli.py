@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def test_help(arguments):
     done = run("-m", "torchcalc", *arguments)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: python -m torchcalc")
-    for command in ("demo", "info", "check"):
+    for command in ("demo", "info", "fuse", "check"):
         assert f"    {command} " in done.stdout
 
 
@@ -136,3 +137,30 @@ def test_check_finds_a_wrong_derivative(monkeypatch, capsys):
     assert out.splitlines()[1].split()[:3] == ["wrong", "cpu", "fail"]
     assert "FAIL wrong on cpu, gradcheck, sample 'small': GradcheckError: " in out
     assert "failures (1 op, " in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["sequential", "bert"])
+def test_fuse_shows_report_and_times(model, capsys):
+    if importlib.util.find_spec("transformers") is None and model == "bert":
+        pytest.skip("transformers is not installed")
+    assert main(["fuse", "--model", model, "--rounds", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "Fused, " in printed
+    assert "Left as they are, " in printed
+    assert "  after / before: " in printed
+
+
+def test_fuse_says_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["fuse", "--model", "gpt2"]) == 1
+    assert capsys.readouterr().err == ("gpt2 needs transformers: pip install transformers\n")
+
+
+def test_fuse_refuses_unknown_models(capsys):
+    with pytest.raises(SystemExit):
+        main(["fuse", "--model", "frobnicate"])
+    assert "invalid choice: 'frobnicate' (choose from 'sequential'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["fuse", "--rounds", "0"])
+    assert "must be an integer >= 1" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 from torchcalc import __version__
 from torchcalc.cli import arguments
 from torchcalc.cli.demo.settings import Settings
+from torchcalc.testing.models import MODELS
 
 _EXTRAS = ("sklearn", "matplotlib", "rich")
 
@@ -44,6 +45,13 @@ Compares every op's derivatives with finite differences, in float64: first deriv
 mode (gradcheck) and in forward mode (forward AD), second derivatives in reverse over reverse and in
 forward over reverse mode (gradgradcheck). Exits with 1 if anything fails.""",
 )
+_FUSE = (
+    "fuse a small model and show what became of it",
+    """\
+Builds a model with random weights, calls torchcalc.fuse on it and prints its report, then the time
+of a training step (forward, backward, AdamW) before and after. Nothing is downloaded; models of
+transformers, timm and torchvision need these packages.""",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_demo_options(add("demo", _run_demo, _DEMO[0], _DEMO[1], _DEMO[2]))
     add("info", _run_info, _INFO[0], _INFO[1])
+    _add_fuse_options(add("fuse", _run_fuse, _FUSE[0], _FUSE[1]))
     _add_check_options(add("check", _run_check, _CHECK[0], _CHECK[1]))
     return parser
 
@@ -147,6 +156,31 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_fuse_options(fuse: argparse.ArgumentParser) -> None:
+    fuse.add_argument(
+        "--model",
+        choices=MODELS,
+        default="transformer",
+        metavar="NAME",
+        help="which: see below (default: %(default)s)",
+    )
+    fuse.add_argument(
+        "--size",
+        choices=("small", "full"),
+        default="small",
+        help="width 256 and 512 tokens; or width 768 and 1024 tokens, as in the benchmarks "
+        "(default: %(default)s)",
+    )
+    fuse.add_argument(
+        "--rounds",
+        type=arguments.count,
+        default=21,
+        metavar="N",
+        help="training steps that are measured of each (default: %(default)s)",
+    )
+    fuse.epilog = "models: " + ", ".join(MODELS)
+
+
 # Each command's modules are imported here: info must work where the demo's packages are not.
 
 
@@ -175,6 +209,16 @@ def _run_info(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from torchcalc.cli import info
 
     return info.run()
+
+
+def _run_fuse(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    from torchcalc.cli import fuse
+
+    package = fuse.missing(args.model)
+    if package is not None:
+        print(f"{args.model} needs {package}: pip install {package}", file=sys.stderr)
+        return 1
+    return fuse.run(args.model, args.size, args.rounds)
 
 
 def _run_check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

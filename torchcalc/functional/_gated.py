@@ -23,7 +23,7 @@ def _pair(name: str, given: Any) -> tuple[Any, Any]:
     """The one tensor and None, or the gate's and the value's."""
     if not isinstance(given, tuple | list):
         return given, None
-    if len(given) != 2 or not all(isinstance(t, Tensor) for t in given):
+    if len(given) != 2 or not all(hasattr(t, "__torch_function__") for t in given):
         raise TypeError(
             f"gated_linear: {name} must be a Tensor or a pair of Tensors, the gate's and the "
             f"value's, got a {type(given).__name__} of {[type(t).__name__ for t in given]}"

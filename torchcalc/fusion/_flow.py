@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from torchcalc.fusion._liveness import names_read, names_written
-from torchcalc.fusion._terms import Inlined, Lift, Linear, Term
+from torchcalc.fusion._lift import Lift
+from torchcalc.fusion._liveness import (
+    assigned,
+    count_reads,
+    liveness,
+    names_changed,
+    names_read,
+    names_written,
+)
+from torchcalc.fusion._terms import Linear, Term, depth, is_inert, is_repeatable, operands
 
 _SIMPLE = (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr)
 _CONDITIONAL = (ast.IfExp, ast.BoolOp, ast.Compare, ast.Lambda, ast.NamedExpr)
+_DEEPEST = 40  # terms in each other: no pattern is that long, and Python's stack has an end
 
 
 @dataclass
@@ -24,15 +34,17 @@ class _Waiting:
     statement: ast.stmt
     name: str
     value: ast.expr
+    # Those behind it that write what it reads: once they are gone, it may be read behind them.
+    needs: list[_Waiting] = field(default_factory=list)
 
 
 class Flow:
-    """Lifts the statements of a block. ``everything``: not only terms are moved."""
+    """Lifts the statements of a function's blocks. ``everything``: not only terms are moved."""
 
-    def __init__(
-        self, lift: Lift, live_after: dict[ast.stmt, set[str]], everything: bool = False
-    ) -> None:
-        self.lift, self.live_after, self.everything = lift, live_after, everything
+    def __init__(self, lift: Lift, definition: ast.FunctionDef, everything: bool = False) -> None:
+        self.lift, self.everything = lift, everything
+        self.liveness = liveness(definition)
+        self.changed = names_changed(definition)
 
     def block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
         """The statements with terms in them, those gone whose values are where they are used."""
@@ -44,18 +56,18 @@ class Flow:
             if lifted is None:
                 lifted, taken = self._lift_alone(statement), []
             done = [s for s in done if all(s is not w.statement for w in taken)]
-            waiting = [
-                w
-                for w in waiting
-                if all(w is not t for t in taken) and _may_pass(statement, lifted, w)
-            ]
             done.append(lifted)
-            name = _single_target(lifted)
             for written in names_written(statement):
                 self.lift.scope.bound.pop(written, None)
-            if name is not None and (self.everything or isinstance(lifted.value, Term)):  # type: ignore[attr-defined]
-                waiting = [w for w in waiting if w.name != name]
-                waiting.append(_Waiting(lifted, name, lifted.value))  # type: ignore[attr-defined]
+            name, value = _single_target(lifted), getattr(lifted, "value", None)
+            if name in self.changed and isinstance(value, Term):
+                value.is_changed = True
+            new = None
+            if name is not None and (self.everything or isinstance(value, Term)):
+                new = _Waiting(lifted, name, value)  # type: ignore[arg-type]
+            left = (w for w in waiting if all(w is not t for t in taken))
+            waiting = [w for w in left if _may_pass(statement, lifted, w, new)]
+            waiting += [new] if new is not None else []
         return done
 
     def _lift_with(self, statement: ast.stmt, taken: list[_Waiting]) -> ast.stmt | None:
@@ -66,9 +78,11 @@ class Flow:
         if not isinstance(statement, _SIMPLE) or value is None:
             return None
         for w in taken:
-            again = w.name in self.live_after.get(statement, set())
-            again = again and w.name not in names_written(statement)
-            if again or _count(value, w.name) > 1:
+            if any(all(need is not t for t in taken) for need in w.needs):
+                return None
+            if w.name not in names_read(value):
+                return None
+            if count_reads(statement)[w.name] > 1 or self._is_read_again(w.name, statement):
                 if isinstance(w.value, Linear):
                     self.lift.left(w.value.place.path, "its output is used more than once")
                 return None
@@ -80,62 +94,40 @@ class Flow:
         finally:
             bound.clear()
             bound.update(before)
+        # Long chains are cut in front of a layer, or anywhere once that has not come.
+        deepest = _DEEPEST * (1 if isinstance(lifted.value, Linear) else 2)  # type: ignore[attr-defined]
+        if depth(lifted.value) > deepest:  # type: ignore[attr-defined]
+            return None
         in_order = all(stands_first(lifted.value, w.value) for w in taken)  # type: ignore[attr-defined]
         return lifted if in_order else None
 
+    def _is_read_again(self, name: str, statement: ast.stmt) -> bool:
+        if name in self.liveness.if_raised[statement]:
+            return True
+        return name in self.liveness.after[statement] and name not in assigned(statement)
+
     def _lift_alone(self, statement: ast.stmt) -> ast.stmt:
-        made = type(statement)(**dict(ast.iter_fields(statement)))
-        ast.copy_location(made, statement)
-        self.live_after[made] = self.live_after.get(statement, set())
+        made: ast.stmt = _copy(statement)
         for name, value in ast.iter_fields(statement):
             if isinstance(value, ast.expr) and name not in ("target", "annotation"):
                 setattr(made, name, self.lift(value))
             elif name == "items":  # of with
-                for item in value:
+                items = [_copy(item) for item in value]
+                for item in items:
                     item.context_expr = self.lift(item.context_expr)
+                setattr(made, name, items)
         return made
 
 
-def is_inert(node: ast.expr) -> bool:
-    """Whether it may be evaluated earlier or later than it was: it has no effects and reads names,
-    and tensors that nothing inert changes.
-    """
-    if isinstance(node, Inlined):
-        return is_inert(node.body)
-    if isinstance(node, Term):
-        return all(is_inert(operand) for operand in _operands(node))
-    if isinstance(node, ast.Name | ast.Constant):
-        return True
-    if isinstance(node, ast.Subscript):
-        return is_inert(node.value) and isinstance(node.slice, ast.Constant)
-    kinds = (ast.Attribute, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Tuple)
-    return isinstance(node, kinds) and all(is_inert(child) for child in children(node))
-
-
-def _operands(term: Term) -> Iterator[ast.expr]:
-    """What its call is given, in order."""
-    plain = term.plain
-    if isinstance(plain, ast.Call):
-        yield from plain.args
-        yield from (keyword.value for keyword in plain.keywords)
-    else:
-        yield from children(plain)
-
-
-def children(node: ast.AST) -> Iterator[ast.expr]:
-    """The expressions right below it, in the order of evaluation."""
-    if isinstance(node, Term):
-        node = node.plain
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.keyword):
-            yield child.value
-        elif isinstance(child, ast.expr):
-            yield child
+def _copy(node: Any) -> Any:  # of its first level
+    return ast.copy_location(type(node)(**dict(ast.iter_fields(node))), node)
 
 
 def stands_first(node: ast.expr, value: ast.expr) -> bool:
-    """Whether ``value`` stands in the node once, always evaluated, and behind inert parts only."""
+    """Whether ``value`` stands in the node once, always evaluated, and behind inert parts only; if
+    it may have effects, behind names and the functions of calls, which are no values yet."""
     found, clean = 0, True
+    may_pass = is_inert if is_inert(value) else is_repeatable
 
     def holds(at: ast.expr, conditional: bool) -> bool:
         nonlocal found, clean
@@ -144,31 +136,69 @@ def stands_first(node: ast.expr, value: ast.expr) -> bool:
             clean = clean and not conditional
             return True
         inside = False
-        for index, child in enumerate(children(at)):
+        plain = at.plain if isinstance(at, Term) else at
+        function = plain.func if isinstance(plain, ast.Call) else None
+        for index, child in enumerate(operands(at)):
+            if child is function and _is_path(child):
+                continue
             branch = conditional or (isinstance(at, _CONDITIONAL) and index > 0)
             within = holds(child, branch)
-            clean = clean and (within or found > 0 or is_inert(child))
+            clean = clean and (within or found > 0 or may_pass(child))
             inside = inside or within
         return inside
 
     holds(node, False)
-    return found == 1 and clean
+    return found == 1 and clean and not any(isinstance(n, ast.NamedExpr) for n in parts(value))
 
 
-def _may_pass(original: ast.stmt, lifted: ast.stmt, waiting: _Waiting) -> bool:
-    """Whether the value may be computed after the statement."""
-    if _single_target(lifted) is None:
+def _is_path(node: ast.expr) -> bool:
+    """As self.layer[0].norm."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return isinstance(node, ast.Name)
+
+
+def stand_in_order(node: ast.expr, values: list[ast.expr]) -> bool:
+    """Whether they stand in the node in this order."""
+    places: list[int] = []
+
+    def walk(at: ast.expr) -> None:
+        for index, value in enumerate(values):
+            if at is value:
+                places.append(index)
+                return
+        for child in operands(at):
+            walk(child)
+
+    walk(node)
+    return places == sorted(places)
+
+
+def _may_pass(
+    original: ast.stmt, lifted: ast.stmt, waiting: _Waiting, new: _Waiting | None
+) -> bool:
+    """Whether the value may be computed behind the statement, which is ``new`` if that may, too."""
+    if _single_target(lifted) is None or waiting.name in names_read(original):
         return False
-    free = {name for part in _parts(waiting.value) for name in names_read(part)}
-    if names_written(original) & (free | {waiting.name}) or waiting.name in names_read(original):
+    written = names_written(original)
+    if waiting.name in written:
         return False
-    return is_inert(waiting.value) and is_inert(lifted.value)  # type: ignore[attr-defined]
+    if not (is_inert(waiting.value) and is_inert(lifted.value)):  # type: ignore[attr-defined]
+        return False
+    if written & {part.id for part in parts(waiting.value) if isinstance(part, ast.Name)}:
+        if new is None:
+            return False
+        waiting.needs.append(new)
+    return True
 
 
-def _parts(node: ast.expr) -> Iterator[ast.expr]:
-    yield node.plain if isinstance(node, Term) else node
-    for child in children(node):
-        yield from _parts(child)
+def parts(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes in it, those in terms, too."""
+    for part in ast.walk(node.plain if isinstance(node, Term) else node):
+        if isinstance(part, Term):
+            yield from parts(part)
+        else:
+            yield part
 
 
 def _single_target(statement: ast.stmt) -> str | None:
@@ -178,7 +208,3 @@ def _single_target(statement: ast.stmt) -> str | None:
     elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
         target = statement.target
     return target.id if isinstance(target, ast.Name) else None
-
-
-def _count(node: ast.expr, name: str) -> int:
-    return sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))

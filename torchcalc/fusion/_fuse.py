@@ -11,10 +11,11 @@ from torch.utils._pytree import tree_flatten
 
 from torchcalc.fusion import _modules
 from torchcalc.fusion._kept import kept_by_dropout
+from torchcalc.fusion._looks import Looks
 from torchcalc.fusion._pieces import Piece
 from torchcalc.fusion._plan import Plan, Rewritten
 from torchcalc.fusion._report import Fusion, Left, Report
-from torchcalc.fusion._swap import Fused, restore, swap
+from torchcalc.fusion._swap import Fused, restore, swap, whatever_size
 
 Model = TypeVar("Model", bound=nn.Module)
 Inputs = tuple[Any, ...] | Mapping[str, Any]
@@ -38,7 +39,9 @@ def fuse(model: nn.Module, example_inputs: Inputs | None = None) -> Report:
     its own, is left alone. Parameters, ``state_dict``, module paths and modules stay the same
     objects; ``training``, dropout probabilities and activations' parameters are looked at in each
     call. So are the modules: once one is replaced, or has got a hook, the original forward runs.
-    Masks of dropout are other ones than before for the same ``torch.manual_seed``.
+    Tensors of few elements go through PyTorch's operations, whose calls cost less. Masks of dropout
+    are other ones than before for the same ``torch.manual_seed``. A module's class becomes a
+    subclass of the same name.
 
     Args:
         model: changed in place; what was fused before is looked at anew.
@@ -100,7 +103,7 @@ def _check_module(op: str, model: Any) -> None:
 def _swap_all(planned: _Planned) -> None:
     # Twice: a Fused holds the classes of modules, which the first round may change.
     for module, found in planned.values():
-        swap(module, Fused(found.function))
+        swap(module, Fused(found.function, Looks()))
     for module, found in planned.values():
         swap(module, found.fused(module))
 
@@ -110,9 +113,10 @@ def _outputs(model: nn.Module, inputs: Inputs) -> list[Any]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(), whatever_size():
             result = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
     finally:
+        model.train(modes[0][1])  # for those that do more in train() than to note the mode
         for module, training in modes:
             module.training = training
     return [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]

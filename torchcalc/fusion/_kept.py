@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchcalc import functional
 from torchcalc.fusion import _run
-from torchcalc.reference import activations as reference
+from torchcalc.fusion._terms import Computed
 
 _TOKENS = 64
 _P = 0.1  # of dropping: any will do
@@ -36,12 +38,14 @@ class _Case:
     op: str
     shapes: tuple[tuple[int, int, bool], ...]  # [out, in] of each weight, and whether with a bias
     dtype: torch.dtype
-    act: Any  # as linear_act takes it
+    act: str  # as linear_act takes it
+    computed: str  # what the model computes for it, which may keep more
     hidden_drop: bool
     drop: bool
     residual: bool
 
 
+_IDENTITY = Computed(lambda x: x, "x")
 _known: dict[_Case, Kept] = {}
 
 
@@ -53,24 +57,17 @@ def kept(op: str, layers: list[Any], act: Any, hidden_drop: Any, drop: Any, resi
         (*weight.shape, module.bias is not None)
         for weight, module in zip(weights, modules, strict=True)
     )
+    computed = _IDENTITY if act is None else act.told.computed
+    drops = hidden_drop is not None, drop is not None
     name = "identity" if act is None else act.name
-    case = _Case(
-        op, shapes, weights[0].dtype, name, hidden_drop is not None, drop is not None, residual
-    )
-    # What the model itself calls may keep more than PyTorch's function of that name.
-    called = act.place.value if act is not None and act.place is not None else None
-    if called is not None and type(called).__module__.startswith("torch.nn"):
-        called = None
-    found = _known.get(case) if called is None else None
-    if found is None:
-        found = _measure(case, called or reference.ACTIVATIONS[name])
-        if called is None:
-            _known[case] = found
-    return found
+    case = _Case(op, shapes, weights[0].dtype, name, computed.text, *drops, residual)
+    if case not in _known:
+        _known[case] = _measure(case, computed.evaluate)
+    return _known[case]
 
 
 def _measure(case: _Case, activation: Callable[[Tensor], Tensor]) -> Kept:
-    with FakeTensorMode(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with _tensors_without_memory():
         layers = [_layer(case, *shape) for shape in case.shapes]
         x = _made(case, _TOKENS, case.shapes[0][1]) * 1
         residual = _made(case, _TOKENS, case.shapes[-1][0]) * 1 if case.residual else None
@@ -81,6 +78,18 @@ def _measure(case: _Case, activation: Callable[[Tensor], Tensor]) -> Kept:
             partial(_in_layers, case, layers, x, residual),
         ]
         return Kept(*(_bytes_kept(way, given) / _TOKENS for way in ways))
+
+
+@contextmanager
+def _tensors_without_memory() -> Iterator[None]:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.device("cpu"),
+        FakeTensorMode(),
+    ):
+        yield
 
 
 def _made(case: _Case, *shape: int) -> Tensor:
@@ -152,11 +161,16 @@ def _bytes_kept(run: Callable[[], Tensor], given: list[Tensor | None]) -> int:
     return sum(size for storage, size in sizes.items() if storage not in known)
 
 
+_DIMENSIONS = {"dropout1d": 3, "dropout2d": 4}  # of what they take
+
+
+@functools.cache
 def kept_by_dropout(op: str) -> Kept:
     """Bytes for an element, by dropout alone or with a residual."""
     name = op.removesuffix("_add")
-    with FakeTensorMode(), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        x = torch.empty(_TOKENS, 64, 8, 8, 8, requires_grad=True) * 1
+    shape = (_TOKENS, 64, 8, 8, 8)[: _DIMENSIONS.get(name, 5)]
+    with _tensors_without_memory():
+        x = torch.empty(shape, requires_grad=True) * 1
         plain, fused = (getattr(library, name) for library in (F, functional))
         ways = (partial(plain, x, _P, training=True), partial(fused, x, _P, training=True))
         before, after = (_bytes_kept(way, [x]) / x.numel() for way in ways)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from torchcalc.fusion import _run
 from torchcalc.fusion._kept import Kept, kept
+from torchcalc.fusion._looks import Looks
+from torchcalc.fusion._scope import Values
 from torchcalc.fusion._terms import (
     Activation,
     Dropout,
@@ -23,9 +23,11 @@ from torchcalc.fusion._terms import (
     Product,
     Sum,
     Term,
-    Values,
-    seen,
+    is_inert,
+    is_repeatable,
+    results,
 )
+from torchcalc.ops.activations import OUTPUT, SCALED_OUTPUT, resolve, saved_for
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Piece:
     op: str
     places: list[Place] = field(default_factory=list)  # modules that are not called any more
     through: list[Inlined] = field(default_factory=list)  # calls whose bodies they stand in
+    looks: list[Looks] = field(default_factory=list)  # what else it was told by
     kept: Kept | None = None  # bytes for backward, of a token
 
 
@@ -58,15 +61,22 @@ class Lower:
     """
 
     def __init__(
-        self, values: Values, gain_of: Callable[[Place], int], decided: dict[str, str]
+        self,
+        values: Values,
+        gain_of: Callable[[Place], int],
+        decided: dict[str, str],
+        is_careful: bool,
     ) -> None:
         self.values, self.gain_of, self.decided = values, gain_of, decided
+        self.is_careful = is_careful
 
     def __call__(self, node: ast.expr) -> Lowered:
         if not isinstance(node, Term):
             return self._plain(node)
         if node.lowered is None:
-            ways = [self._as_it_stood(node), *self._ways(node)]
+            ways = [self._as_it_stood(node)]
+            if not node.is_changed:
+                ways += self._ways(node)
             node.lowered = max(ways, key=lambda way: way.gain)
         return node.lowered  # type: ignore[no-any-return]
 
@@ -103,7 +113,9 @@ class Lower:
             yield self(term.arg)
         yield from self._branch(term, None)
         if isinstance(term, Sum):
-            yield from self._branch(term.left, term.right, residual_first=False)
+            # What stands behind a layer is evaluated before the op runs.
+            if is_inert(term.right) and not isinstance(term.right, ast.Constant):
+                yield from self._branch(term.left, term.right, residual_first=False)
             yield from self._branch(term.right, term.left, residual_first=True)
 
     def _branch(
@@ -122,22 +134,16 @@ class Lower:
                 yield from self._core(last, end.behind(calls))
 
     def _dropped(self, drop: Dropout, end: _End) -> Iterator[Lowered]:
-        inplace = getattr(drop, "inplace", None)
         if end.residual is not None:
             yield self._call(_run.dropout_add, "dropout + residual", 2, [drop.given], drop.arg, end)
         elif drop.place is None:
-            assert isinstance(drop.given, ast.Tuple)
-            arguments = [drop.arg, *drop.given.elts, *([inplace] if inplace else [])]
-            lowered = [self(argument) for argument in arguments]
-            call = ast.Call(self.values.name(_run.dropout), [each.expr for each in lowered], [])
-            piece = self._through(Piece("dropout", "dropout"), end.calls)
-            pieces = [piece, *itertools.chain.from_iterable(each.pieces for each in lowered)]
-            yield Lowered(call, pieces, _gain(1) + sum(each.gain for each in lowered))
+            yield self._call(_run.dropout, "dropout", 1, [drop.given], drop.arg, end)
 
     def _core(self, core: ast.expr, end: _End) -> Iterator[Lowered]:
         if isinstance(core, Activation):
             for *calls, layer in _paths(core.arg):
-                if isinstance(layer, Linear):
+                careful = self.is_careful and _keeps_output(core, end)
+                if isinstance(layer, Linear) and not careful:
                     yield self._linear_act(layer, core, end.behind(calls, core, layer))
         elif isinstance(core, Product) and end.residual is None:
             yield from self._gated(core, end)
@@ -191,7 +197,7 @@ class Lower:
                 if not isinstance(act, Activation):
                     continue
                 for *more, first in _paths(act.arg):
-                    if not isinstance(first, Linear):
+                    if not (isinstance(first, Linear) and _fit(first, second)):
                         continue
                     both = [first, second]
                     bytes_kept = kept("mlp", both, act, drop, end.drop, end.residual is not None)
@@ -228,20 +234,24 @@ class Lower:
         x: ast.expr,
         end: _End,
     ) -> Lowered:
-        """function(*arguments, x=..., residual=...), in the order in which they stood."""
+        """function(*arguments, before=..., x=..., after=...), in the order in which they stood."""
         named = [("x", x)]
-        if end.residual is not None:
-            named.insert(0 if end.residual_first else 1, ("residual", end.residual))
+        if end.residual is not None and end.residual_first:
+            named.insert(0, ("before", end.residual))
+        elif end.residual is not None:
+            named.append(("after", end.residual))
+        given = [self(argument) for argument in arguments]
         lowered = [(key, self(value)) for key, value in named]
         call = ast.Call(
             self.values.name(function),
-            arguments,
+            [each.expr for each in given],
             [ast.keyword(key, each.expr) for key, each in lowered],
         )
-        piece = Piece(name, function.__name__, list(end.places))
+        inside = [*given, *(each for _, each in lowered)]
+        piece = Piece(name, function.__name__, list(end.places), looks=list(end.looks))
         pieces = [self._through(piece, end.calls)]
-        pieces += itertools.chain.from_iterable(each.pieces for _, each in lowered)
-        return Lowered(call, pieces, _gain(operations) + sum(each.gain for _, each in lowered))
+        pieces += itertools.chain.from_iterable(each.pieces for each in inside)
+        return Lowered(call, pieces, _gain(operations) + sum(each.gain for each in inside))
 
     @staticmethod
     def _through(piece: Piece, calls: list[Any]) -> Piece:
@@ -261,6 +271,7 @@ class _End:
     drop: Dropout | None = None
     calls: list[Any] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
+    looks: list[Looks] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -273,10 +284,20 @@ class _End:
         made = copy.copy(self)
         made.calls = [*self.calls, *calls]
         made.places = [*self.places, *(t.place for t in terms if t.place is not None)]
+        made.looks = [*self.looks, *(looks for term in terms for looks in _looks(term))]
         for term in terms:
             if isinstance(term, Dropout) and not keep_drop:
                 made.drop = term
         return made
+
+
+def _keeps_output(act: Activation, end: _End) -> bool:
+    """Whether its result is kept for backward, and not by PyTorch: then none must change it."""
+    _, code, a, b = resolve("fuse", act.name)
+    kept_as = saved_for(code, a, b, end.residual is not None, end.drop is not None)
+    if kept_as not in (OUTPUT, SCALED_OUTPUT) or end.residual is not None:
+        return False
+    return end.drop is not None or act.name not in ("relu", "tanh", "sigmoid")
 
 
 def _gain(operations: int) -> int:
@@ -285,20 +306,31 @@ def _gain(operations: int) -> int:
 
 def _paths(node: ast.expr) -> Iterator[list[ast.expr]]:
     """The node, and what it comes to, each behind the calls that lead there."""
-    chain = seen(node)
+    chain = results(node)
     for length in range(1, len(chain) + 1):
         yield chain[:length]
+
+
+def _looks(term: Any) -> list[Looks]:
+    if isinstance(term, Activation):
+        return [term.told.looks]
+    return [term.looks] if isinstance(term, Dropout) else []
 
 
 def _or_none(drop: Dropout | None) -> ast.expr:
     return ast.Constant(None) if drop is None else drop.given
 
 
+def _fit(first: Linear, second: Linear) -> bool:
+    """Whether one layer takes what the other gives."""
+    out, features = (_run.weight_of(layer.place.value).shape for layer in (first, second))
+    return out[0] == features[1]
+
+
 def _same(gate: Linear, value: Linear) -> bool:
     """Whether two layers can be a pair: of one input, both with a bias or without."""
-    simple = isinstance(gate.arg, ast.Name) and isinstance(value.arg, ast.Name)
-    if not simple or ast.dump(gate.arg) != ast.dump(value.arg):
+    if not is_repeatable(gate.arg) or ast.dump(gate.arg) != ast.dump(value.arg):
         return False
-    first: nn.Module = gate.place.value
-    second: nn.Module = value.place.value
-    return (first.bias is None) == (second.bias is None) and type(first) is type(second)
+    first, second = gate.place.value, value.place.value
+    same_bias = (first.bias is None) == (second.bias is None)
+    return same_bias and _run.weight_of(first).shape == _run.weight_of(second).shape

@@ -4,67 +4,51 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
+import inspect
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from torchcalc.fusion import _modules, _run
-from torchcalc.fusion._flow import Flow, is_inert, stands_first
-from torchcalc.fusion._liveness import bodies, live_after, names_read
+from torchcalc.fusion._flow import Flow, stand_in_order, stands_first
+from torchcalc.fusion._lift import Lift, bound_arguments
+from torchcalc.fusion._liveness import bodies, changes_in_place, names_read
+from torchcalc.fusion._looks import Looks
 from torchcalc.fusion._pieces import Lower, Piece
+from torchcalc.fusion._scope import NotInlinable, Scope, Values, is_plain_call, scopes
 from torchcalc.fusion._source import Unreadable, read, rebuild, rewrapped, unwrapped
-from torchcalc.fusion._swap import Fused, class_of
-from torchcalc.fusion._terms import (
-    Lift,
-    NotInlinable,
-    Place,
-    Scope,
-    Values,
-    bound_arguments,
-)
+from torchcalc.fusion._swap import Fused, class_of, fused_class
+from torchcalc.fusion._terms import Place, is_inert, is_repeatable
 
+_SPECIAL = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_IS_BOUND = {"__class__", "super"}  # what means another thing in another function
 _DEPTH = 6  # of calls within calls that are looked into
 
 
 @dataclass
 class Rewritten:
-    """A function of which something is fused."""
+    """A function of which something is fused, and what was looked at for it."""
 
     function: Any
     pieces: list[Piece]
     gain: int
-    modules: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
-    attributes: list[tuple[nn.Module, str, Any]] = field(default_factory=list)
-    methods: list[tuple[type, str, Any]] = field(default_factory=list)
-    sequentials: list[nn.Module] = field(default_factory=list)
+    looks: Looks = field(default_factory=Looks)
 
     def include(self, other: Rewritten) -> None:
-        """What another function that this one calls has fused and looked at."""
+        """What another function has fused that this one calls."""
         self.pieces += other.pieces
-        self.modules += other.modules
-        self.attributes += other.attributes
-        self.methods += other.methods
-        self.sequentials += other.sequentials
+        self.gain += other.gain
+        self.looks.include(other.looks)
 
     def fused(self, module: nn.Module) -> Fused:
-        """As the module's forward. Call it when all classes are swapped: it holds the modules'."""
-
-        def owner_of(owner: nn.Module) -> nn.Module | None:
-            return None if owner is module else owner
-
-        modules = {(id(o), name): (owner_of(o), name, m, type(m)) for o, name, m in self.modules}
-        attributes = {(id(o), name): (owner_of(o), name, v) for o, name, v in self.attributes}
-        lengths = {id(m): (owner_of(m), len(m._modules)) for m in self.sequentials}
-        return Fused(
-            self.function,
-            list(modules.values()),
-            list(attributes.values()),
-            list(dict.fromkeys(self.methods)),
-            list(lengths.values()),
-        )
+        """As the module's forward. Call it when the classes of all modules are swapped."""
+        return Fused(self.function, self.looks.of(module))
 
 
 def fused_of(module: nn.Module) -> Fused | None:
@@ -102,22 +86,38 @@ class Plan:
 
     def _of_module(self, module: nn.Module, path: str) -> Rewritten | None:
         kind = class_of(module)
+        if isinstance(module, torch.jit.ScriptModule):
+            return None
+        if nn.utils.parametrize.is_parametrized(module):
+            self.left[path] = "is parametrized"  # by a class of its own, which torch takes back
+            return None
         if "forward" in vars(module):
             if _modules.is_told(module) or any(map(_modules.is_told, module.children())):
                 self.left[path] = "its forward has been replaced"
             return None
         if kind in _modules.DROPOUTS:
+            if not is_plain_call(kind):
+                return None
             name = _modules.DROPOUTS[kind]
-            return Rewritten(_run.DROPOUT_FORWARDS[name], [Piece(name, name)], 1)
+            looks = Looks(names=[(kind, "forward", kind.forward)])
+            return Rewritten(_run.DROPOUT_FORWARDS[name], [Piece(name, name)], 1, looks)
         try:
             found = self._rewrite(unwrapped(kind.forward), module, path)
         except Unreadable as reason:
             if not _modules.is_told(module) and any(map(_modules.is_told, module.children())):
                 self.left[path] = f"the forward of {kind.__name__} {reason}"
             return None
+        except Exception as error:  # what nobody has thought of costs a block, not the model
+            self.left[path] = f"could not be read: {type(error).__name__}: {error}"
+            return None
         if found is not None:
-            found.function = rewrapped(kind.forward, found.function)
-            found.methods.append((kind, "forward", kind.forward))
+            try:
+                fused_class(kind)
+            except TypeError as error:
+                self.left[path] = f"its class cannot be extended: {error}"
+                return None
+            found.function = _rewrapped(kind.forward, found.function)
+            found.looks.names.append((kind, "forward", kind.forward))
         return found
 
     def _rewrite(
@@ -136,24 +136,28 @@ class Plan:
             return found.function
 
         lift = Lift(scope, self._inline, replace, self._leave)
-        lower = Lower(values, self._gain_of, self.decided)
-        flow = Flow(lift, live_after(definition))
+        scope.is_careful = changes_in_place(definition)
+        flow = Flow(lift, definition)
         made = Rewritten(None, [], 0)
         _each_block(definition.body, lambda block: flow.block(block))
+        lower = Lower(values, self._gain_of, self.decided, scope.is_careful)
         _each_block(definition.body, lambda block: [self._lowered(s, lower, made) for s in block])
         used = names_read(definition)
         values = Values({name: value for name, value in values.items() if name in used})
+        others = []
         for value in values.values():
             if isinstance(value, types.FunctionType) and value in replaced:
-                made.include(replaced[value])
-                made.gain += replaced[value].gain
+                others.append(replaced[value])
+        for piece in made.pieces:
+            _look_at(made.looks, piece)
+        for other in others:
+            made.include(other)
         if not made.pieces:
             return None
-        for piece in made.pieces:
-            _look_at(made, piece)
+        made.looks.include(scope.looks, Looks(names=_code_of(function)))
         if isinstance(module, nn.Sequential):
-            made.sequentials.append(module)
-        made.function = rebuild(function, definition, values)
+            made.looks.lengths.append((module, len(module._modules)))
+        made.function = _shared(function, definition, values)
         return made
 
     @staticmethod
@@ -184,12 +188,9 @@ class Plan:
             except Unreadable:
                 return None
             if found is not None:
-                found.function = rewrapped(function, found.function)
+                found.function = _rewrapped(function, found.function)
                 for piece in found.pieces:
                     piece.name += f" (in {function.__name__})"
-                if owner is not None:
-                    kind = class_of(owner)
-                    found.methods.append((kind, function.__name__, function))
             return found
 
         return self._once((function, id(owner)), (function, owner), make)
@@ -210,10 +211,14 @@ class Plan:
     ) -> ast.expr | None:
         """What the call returns, as an expression where the call stands."""
         module = place.value if isinstance(place.value, nn.Module) else place.owner
-        if outer.depth >= _DEPTH or any(s.function is function for s in _scopes(outer)):
+        if outer.depth >= _DEPTH or any(s.function is function for s in scopes(outer)):
             return None
         try:
             definition = _definition(function, module)
+            if any(isinstance(node, ast.NamedExpr) for node in ast.walk(definition)):
+                return None
+            if function.__code__.co_flags & _SPECIAL or _IS_BOUND & set(_names_of(function)):
+                return None
             given = _given(call, definition, function)
             own = place.expr if module is place.value else place.expr.value  # type: ignore[attr-defined]
             inner = Scope(
@@ -226,22 +231,46 @@ class Plan:
             body = definition.body
             if _is_docstring(body[0]):
                 body = body[1:]
-            done = Flow(lift, live_after(definition), everything=True).block(body)
+            done = Flow(lift, definition, everything=True).block(body)
         except (NotInlinable, Unreadable):
             return None
         if len(done) != 1 or not isinstance(done[0], ast.Return) or done[0].value is None:
             return None
         result = done[0].value
-        busy = [value for value in given.values() if not is_inert(value)]
-        if len(busy) > 1 or not all(stands_first(result, value) for value in busy):
+        moved = [value for value in given.values() if not is_repeatable(value)]
+        if not all(stands_first(result, value) for value in moved):
             return None
+        if not (all(map(is_inert, moved)) or stand_in_order(result, moved)):
+            return None
+        outer.root.looks.names += _code_of(function)
+        outer.root.is_careful |= changes_in_place(definition)
         return result
 
 
-def _scopes(scope: Scope | None) -> Any:
-    while scope is not None:
-        yield scope
-        scope = scope.outer
+_rebuilt: dict[Any, tuple[Any, Values]] = {}
+
+
+def _shared(function: types.FunctionType, definition: ast.FunctionDef, values: Values) -> Any:
+    """The function, one for all modules of which it says the same: each would be compiled anew."""
+    objects = tuple((name, id(value)) for name, value in values.items())
+    key = function, function.__code__, ast.dump(definition), objects
+    if key not in _rebuilt:
+        _rebuilt[key] = rebuild(function, definition, values), values
+    return _rebuilt[key][0]
+
+
+@functools.lru_cache(maxsize=1024)
+def _rewrapped(function: Any, inner: Any) -> Any:
+    return rewrapped(function, inner)
+
+
+def _code_of(function: types.FunctionType) -> list[tuple[Any, str, Any]]:
+    """What a function may be given anew in its place."""
+    return [(function, name, getattr(function, name)) for name in ("__code__", "__defaults__")]
+
+
+def _names_of(function: types.FunctionType) -> tuple[str, ...]:
+    return function.__code__.co_names + function.__code__.co_freevars
 
 
 def _is_docstring(statement: ast.stmt) -> bool:
@@ -256,9 +285,7 @@ def _definition(function: types.FunctionType, module: nn.Module | None) -> ast.F
     own, x = (argument.arg for argument in definition.args.args)
     lines = [f"{x} = {own}[{index}]({x})" for index in range(len(module._modules))]
     made = copy.copy(definition)
-    made.body = ast.parse("\n".join([*lines, f"return {x}"]).replace("return", "_ =")).body
-    last = made.body[-1]
-    made.body[-1] = ast.Return(last.value)  # type: ignore[attr-defined]
+    made.body = [*ast.parse("\n".join(lines)).body, ast.Return(ast.Name(x, ast.Load()))]
     for statement in made.body:
         for node in ast.walk(statement):
             ast.copy_location(node, definition)
@@ -279,7 +306,7 @@ def _given(
     defaults = function.__defaults__ or ()
     for name, value in zip(names[len(names) - len(defaults) :], defaults, strict=True):
         if name not in given:
-            if not isinstance(value, bool | int | float | str | None):
+            if type(value) not in (bool, int, float, str, type(None)):
                 raise NotInlinable
             given[name] = ast.Constant(value)
     if set(given) != set(names[1:]):
@@ -294,18 +321,15 @@ def _each_block(block: list[ast.stmt], change: Callable[[list[ast.stmt]], list[a
             _each_block(body, change)
 
 
-def _look_at(made: Rewritten, piece: Piece) -> None:
+def _look_at(looks: Looks, piece: Piece) -> None:
     """What must stay as it is for the piece to be right."""
+    looks.include(*piece.looks, *(call.looks for call in piece.through))
     for place in [*piece.places, *(call.place for call in piece.through)]:
-        made.modules += place.owners
+        looks.pass_through(place.owners)
         if isinstance(place.value, nn.Module):
-            if not _modules.is_linear(place.value) and not _modules.is_told(place.value):
-                pairs = _modules.plain_attributes(place.value).items()
-                if any(place is p for p in piece.places):
-                    made.attributes += [(place.value, name, value) for name, value in pairs]
+            kind = class_of(place.value)
+            looks.names.append((kind, "forward", kind.forward))
+            if _modules.is_linear(place.value):
+                looks.names.append((F, "linear", F.linear))
             if isinstance(place.value, nn.Sequential):
-                made.sequentials.append(place.value)
-        elif not isinstance(place.value, types.MethodType):
-            made.attributes.append((place.owner, place.name, place.value))
-    for call in piece.through:
-        made.methods += call.methods
+                looks.lengths.append((place.value, len(place.value._modules)))

@@ -81,27 +81,62 @@ def read(function: types.FunctionType) -> ast.FunctionDef:
     Raises:
         Unreadable: there is no source, or it is not what the function was compiled from.
     """
-    if function not in _definitions:
-        _definitions[function] = _read(function)
-    return _definitions[function]
+    code, definition = _definitions.get(function, (None, None))
+    if definition is None or code is not function.__code__:
+        definition = _read(function)
+        _definitions[function] = function.__code__, definition
+    return definition
 
 
-_definitions: weakref.WeakKeyDictionary[types.FunctionType, ast.FunctionDef]
+_definitions: weakref.WeakKeyDictionary[types.FunctionType, tuple[types.CodeType, ast.FunctionDef]]
 _definitions = weakref.WeakKeyDictionary()
 
 
 def _read(function: types.FunctionType) -> ast.FunctionDef:
     code = function.__code__
-    found = _file(code.co_filename).functions.get((code.co_name, code.co_firstlineno))
+    linecache.checkcache(code.co_filename)
+    found = _file_of(function).functions.get((code.co_name, code.co_firstlineno))
     if found is None:
         raise Unreadable("has no source")
     definition = copy.copy(found)
     definition.decorator_list = []
-    again = _compiled(function, definition, {})
-    same = ("co_code", "co_names", "co_varnames", "co_freevars")
-    if any(getattr(again, name) != getattr(code, name) for name in same):
+    if not _is_same(_compiled(function, definition, {}), code):
         raise Unreadable("is not what stands in its source")
+    if _FRAME_READERS & set(code.co_names):
+        raise Unreadable("looks at its own variables")
+    if any(_asks_for_class(node) for node in ast.walk(definition)):
+        raise Unreadable("asks for the class of its module")
     return definition
+
+
+# What would find other variables in a function that is written anew.
+_FRAME_READERS = {"locals", "vars", "eval", "exec", "_getframe", "currentframe", "stack"}
+
+
+def _asks_for_class(node: ast.AST) -> bool:
+    """type(self) or self.__class__, which is another one once its forward is."""
+    if isinstance(node, ast.Attribute):
+        return node.attr == "__class__"
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        return False
+    return node.func.id == "type" and any(
+        isinstance(arg, ast.Name) and arg.id == "self" for arg in node.args
+    )
+
+
+def _is_same(a: types.CodeType, b: types.CodeType) -> bool:
+    names = ("co_code", "co_names", "co_varnames", "co_freevars")
+    if any(getattr(a, name) != getattr(b, name) for name in names):
+        return False
+    if len(a.co_consts) != len(b.co_consts):
+        return False
+    for one, other in zip(a.co_consts, b.co_consts, strict=True):
+        if isinstance(one, types.CodeType) and isinstance(other, types.CodeType):
+            if not _is_same(one, other):
+                return False
+        elif type(one) is not type(other) or repr(one) != repr(other):
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -110,10 +145,14 @@ class _File:
     imported: frozenset[str]  # names, by statements outside of functions and classes
 
 
-@functools.lru_cache(maxsize=256)
-def _file(name: str) -> _File:
+def _file_of(function: types.FunctionType) -> _File:
+    return _file("".join(linecache.getlines(function.__code__.co_filename)))
+
+
+@functools.lru_cache(maxsize=64)
+def _file(text: str) -> _File:
     try:
-        tree = ast.parse("".join(linecache.getlines(name)))
+        tree = ast.parse(text)
     except (SyntaxError, ValueError):
         raise Unreadable("has no source") from None
     functions = {}
@@ -153,7 +192,7 @@ def _compiled(
     assert isinstance(outer, ast.FunctionDef)
     outer.args.args = [ast.arg(name) for name in [*function.__code__.co_freevars, *values]]
     outer.body = [definition]
-    names = _file(function.__code__.co_filename).imported & set(function.__code__.co_names)
+    names = _file_of(function).imported & set(function.__code__.co_names)
     imports = [ast.Import([ast.alias("_", name)]) for name in sorted(names)]
     module = ast.fix_missing_locations(ast.Module([*imports, outer], []))
     flags = function.__code__.co_flags & _FUTURE_FLAGS
