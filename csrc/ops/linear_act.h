@@ -87,8 +87,8 @@ Tensor input_grad(const Tensor& dz, const OptionalTensor& weight, Shape shape, c
   return dx;
 }
 
-// A matrix like `weight`, also in memory if that is the transpose of a contiguous one: else autograd
-// would copy its gradient into that order.
+// A matrix like `weight`, also in memory if that is the transpose of a contiguous one: else
+// autograd would copy its gradient into that order.
 inline Tensor empty_as(const Tensor& weight, const Kind& kind) {
   const int64_t rows = weight.size(0), cols = weight.size(1);
   const bool by_columns = weight.stride(0) == 1 && weight.stride(1) == rows && rows > 1;
