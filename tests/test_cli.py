@@ -56,7 +56,14 @@ def test_unknown_command(capsys):
 
 
 def test_import_is_lean():
-    unwanted = ["torchcalc.cli", "torchcalc.testing", "sklearn", "matplotlib", "rich"]
+    unwanted = [
+        "torchcalc.cli",
+        "torchcalc.testing",
+        "torchcalc.fusion",
+        "sklearn",
+        "matplotlib",
+        "rich",
+    ]
     code = f"import sys, torchcalc; print([m for m in {unwanted} if m in sys.modules])"
     assert run("-c", code).stdout == "[]\n"
 

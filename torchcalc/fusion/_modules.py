@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchcalc._check import FLOATING
 from torchcalc.fusion._activation import of_torch
 from torchcalc.fusion._looks import why_not_passed_over
 from torchcalc.fusion._scope import is_plain_call
 from torchcalc.fusion._swap import class_of
-
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # nn.Dropout takes part in patterns; the others stand alone.
 DROPOUTS: dict[type, str] = {
@@ -56,7 +55,7 @@ def why_not(module: nn.Module) -> str | None:
     weight = module._parameters.get("weight")
     if weight is None or "bias" not in module._parameters:
         return "its weight or bias is no parameter of its own"
-    if weight.dtype not in FLOATS:
+    if weight.dtype not in FLOATING:
         return f"its weight is {weight.dtype}"
     if torch.nn.parameter.is_lazy(weight):
         return "its weight has no shape yet"

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchcalc import functional
-from torchcalc.fusion._modules import DROPOUTS, FLOATS
+from torchcalc._check import FLOATING
+from torchcalc.fusion._modules import DROPOUTS
 from torchcalc.fusion._swap import FEW
 from torchcalc.reference import activations as reference
 
@@ -159,7 +160,7 @@ def dropout_add(drop: Drop, *, before: Any = _NO, x: Any, after: Any = _NO) -> A
 
 def _pays(x: Any) -> bool:
     """Whether a fused dropout of x is no slower than PyTorch's, and its result like x."""
-    if not isinstance(x, Tensor) or x.dtype not in FLOATS or not x.is_contiguous():
+    if not isinstance(x, Tensor) or x.dtype not in FLOATING or not x.is_contiguous():
         return False
     # Where it is compiled, a call costs nothing.
     return torch.compiler.is_compiling() or x.numel() >= FEW[True]

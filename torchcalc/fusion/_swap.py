@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchcalc._check import FLOATING
 from torchcalc.fusion._looks import Looks
 
 _RECORD = "_torchcalc_fused"  # the attribute of a module that holds its Fused
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _new = vars(copyreg)["__newobj__"]  # how objects are made out of a pickle
 
 _fused_classes: dict[type, type] = {}
@@ -98,7 +98,7 @@ def _pays(training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool
             # Where it is compiled, a call costs nothing.
             if value.numel() < FEW[training] and not torch.compiler.is_compiling():
                 return False
-            return value.dtype in _FLOATS and value.layout == torch.strided
+            return value.dtype in FLOATING and value.layout == torch.strided
         if hasattr(value, "__torch_function__"):
             return False  # torch.fx looks on, which knows dropouts as modules
     return True
