@@ -43,6 +43,7 @@ TITLES = {
     "calls": "One thread",
     "dtypes": "Time in a dtype / in float32, one thread",
     "penalty": "Step with L1 / without, one thread",
+    "penalties": "AdamW's step with a penalty / without; projections / sorted ones",
 }
 # What a picture's file name ends in, its title and the families that it shows.
 PICTURES = {
@@ -54,7 +55,7 @@ PICTURES = {
     "-layers": ("Layers in training", ("shapes", "gated", "mlp", "vmap")),
     "-models": ("Training steps of models, fused", ("models",)),
     "-calls": ("What a call costs beside PyTorch's", ("calls",)),
-    "-dtypes": ("torchcalc in each dtype, and with a penalty", ("dtypes", "penalty")),
+    "-dtypes": ("torchcalc in each dtype, and with a penalty", ("dtypes", "penalty", "penalties")),
 }
 
 

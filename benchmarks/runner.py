@@ -29,6 +29,7 @@ from benchmarks import (
     bench_mlp,
     bench_models,
     bench_optim,
+    bench_penalties,
     bench_penalty,
     bench_prox,
     bench_shapes,
@@ -54,6 +55,7 @@ FAMILIES = {
     "calls": bench_calls,
     "dtypes": bench_dtypes,
     "penalty": bench_penalty,
+    "penalties": bench_penalties,
 }
 SPAWN = multiprocessing.get_context("spawn")
 POLL = 0.3  # seconds between two looks at what a row's process does

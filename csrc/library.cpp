@@ -90,13 +90,16 @@ STABLE_TORCH_LIBRARY(torchcalc, m) {
       "Tensor? l2, float l1_value, float l2_value) "
       "-> (Tensor dgrad, Tensor dx, Tensor dl1, Tensor dl2)");
   m.def(
+      "penalty_prox(Tensor v, Tensor? step, float step_value, int penalty, float[] numbers, "
+      "int indexes) -> Tensor");
+  m.def(
       "sgd_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor places, "
       "float lr, float momentum, float dampening, float weight_decay, bool nesterov, "
-      "bool maximize, bool first_step, float l1, float l2) -> ()");
+      "bool maximize, bool first_step, int penalty, float[] numbers) -> ()");
   m.def(
       "adamw_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor places, "
       "float lr, float beta1, float beta2, float eps, float weight_decay, bool maximize, "
-      "float l1, float l2, bool adaptive, float bound) -> ()");
+      "int penalty, float[] numbers, bool adaptive, float bound) -> ()");
   m.def(
       "optim_check(Tensor[] params, Tensor[] grads, Tensor[] states, int counts, Tensor places) "
       "-> ()");

@@ -11,6 +11,7 @@ from torchcalc import nn, optim, prox
 X, W, B, R = torch.randn(3, 5), torch.randn(7, 5), torch.randn(7), torch.randn(3, 7)
 W8 = torch.randn(8, 5)  # an even number of rows
 ONE = torch.tensor([1])
+INF = float("inf")
 NAN = float("nan")
 
 CASES = {
@@ -229,7 +230,89 @@ CASES = {
     "l1": (lambda: F.prox_elastic_net(X, -1.0, 0.0), ValueError, "l1 must be"),
     "l2": (lambda: F.prox_elastic_net(X, 0.0, NAN), ValueError, "l2 must be"),
     "L1": (lambda: prox.L1(-1.0), ValueError, "L1: lam"),
-    "L2": (lambda: prox.L2(ONE), TypeError, "L2: lam"),
+    "L2": (lambda: prox.L2("1"), TypeError, "L2: lam"),
+    "L2 of a tensor of ints": (lambda: prox.L2(ONE), TypeError, "L2: lam must be a number or a"),
+    "L1 infinite": (lambda: prox.L1(INF), ValueError, "L1: lam must be finite"),
+    "L1 True": (lambda: prox.L1(True), TypeError, "L1: lam must be a number"),
+    "Box": (lambda: prox.Box(1.0, 0.0), ValueError, "Box: low must be <= high"),
+    "Box NaN": (lambda: prox.Box(0.0, NAN), ValueError, "Box: low must be <= high"),
+    "Box str": (lambda: prox.Box("0", 1.0), TypeError, "Box: low must be a number"),
+    "Huber": (lambda: prox.Huber(1.0, 0.0), ValueError, "Huber: delta must be > 0"),
+    "MCP": (lambda: prox.MCP(1.0, 0.0), ValueError, "MCP: gamma must be > 0"),
+    "MCP NaN": (lambda: prox.MCP(1.0, NAN), ValueError, "MCP: gamma must be > 0"),
+    "SCAD": (lambda: prox.SCAD(1.0, 2.0), ValueError, "SCAD: a must be > 2"),
+    "GroupL2 dim": (lambda: prox.GroupL2(1.0, dim=0.5), TypeError, "GroupL2: dim must be an int"),
+    "no such dim": (
+        lambda: prox.GroupL2(1.0, dim=2).prox(X),
+        ValueError,
+        r"GroupL2: dim must be a dimension of the tensor, of shape \(3, 5\), got 2",
+    ),
+    "NMSparse n > m": (lambda: prox.NMSparse(5, 4), ValueError, "NMSparse: n must be at most m"),
+    "NMSparse n": (lambda: prox.NMSparse(0, 4), ValueError, "NMSparse: n must be at least 1"),
+    "m does not divide": (
+        lambda: prox.NMSparse(2, 4).prox(X),
+        ValueError,
+        "m must divide the size of dimension -1, which is 5",
+    ),
+    "TopK both": (lambda: prox.TopK(k=1, density=0.5), ValueError, "one of k and density"),
+    "TopK neither": (lambda: prox.TopK(), ValueError, "one of k and density"),
+    "TopK density": (lambda: prox.TopK(density=0.0), ValueError, r"density must be in \(0, 1\]"),
+    "TopK density > 1": (lambda: prox.TopK(density=1.5), ValueError, r"density must be in \(0"),
+    "k > n": (
+        lambda: prox.TopK(k=16).prox(X),
+        ValueError,
+        "k must be at most the number of coordinates, 15, got 16",
+    ),
+    "Nuclear of a vector": (lambda: prox.Nuclear(1.0).prox(B), ValueError, "must be a matrix"),
+    "Nuclear in a metric": (
+        lambda: prox.Nuclear(1.0).prox(X, X.abs()),
+        ValueError,
+        "step must be a number for Nuclear",
+    ),
+    "no such sum": (lambda: prox.L1(1.0) + prox.L1Ball(1.0), TypeError, "Sums exist of L1"),
+    "an empty sum": (lambda: prox.Box(0, 1) + prox.Box(2, 3), ValueError, "infinite everywhere"),
+    "a sum with a number": (lambda: prox.L1(1.0) + 1, TypeError, "unsupported operand"),
+    "a negative factor": (lambda: -1 * prox.L1(1.0), ValueError, "L1: factor must be >= 0"),
+    "0 times a constraint": (
+        lambda: 0 * prox.L1Ball(1.0),
+        ValueError,
+        "L1Ball: factor must be > 0",
+    ),
+    "not convex in a box": (
+        lambda: prox.MCP(1.0) + prox.Box(0, 1),
+        TypeError,
+        "no closed form is known for the sum of MCP and Box",
+    ),
+    "SeparableSum of": (lambda: prox.SeparableSum("tv"), ValueError, "of must be"),
+    "prox of a class": (lambda: F.prox(X, prox.L1), TypeError, "must be a torchcalc.prox penalty"),
+    "an infinite step": (lambda: F.prox(X, prox.L1(1.0), INF), ValueError, "step must be finite"),
+    "a vector for Nuclear": (
+        lambda: F.prox(X, prox.Nuclear(B)),
+        ValueError,
+        "prox of Nuclear: strengths must have one element",
+    ),
+    "value of complex": (lambda: prox.L1(1.0).value(X.cfloat()), TypeError, "L1: w must be float"),
+    "prox of no penalty": (lambda: F.prox(X, "l1"), TypeError, "penalty must be a torchcalc.prox"),
+    "any prox of no tensor": (lambda: F.prox(1.0, prox.L0(1.0)), TypeError, "v must be a Tensor"),
+    "prox of complex": (
+        lambda: F.prox(X.cfloat(), prox.L0(1.0)),
+        TypeError,
+        "v must be float32, .* got torch.complex64",
+    ),
+    "negative step": (lambda: F.prox(X, prox.L0(1.0), -1.0), ValueError, "step must be >= 0"),
+    "step's shape": (lambda: F.prox(X, prox.L0(1.0), B), ValueError, "step must broadcast"),
+    "step's dtype": (lambda: F.prox(X, prox.L0(1.0), X.double()), TypeError, "step must have"),
+    "strength's dtype": (
+        lambda: F.prox(X, prox.L0(torch.tensor(1.0).double())),
+        TypeError,
+        "strengths must have v's dtype",
+    ),
+    "strength's shape": (lambda: F.prox(X, prox.L0(B)), ValueError, "strengths must broadcast"),
+    "strengths of groups": (
+        lambda: F.prox(X, prox.GroupL2(torch.ones(3))),
+        ValueError,
+        "strengths must have one element",
+    ),
     "ElasticNet": (lambda: prox.ElasticNet(1.0, NAN), ValueError, "ElasticNet: l2"),
     "LinearAct activation": (lambda: nn.LinearAct(2, 2, activation=None), TypeError, "activation"),
     "LinearAct p": (lambda: nn.LinearAct(2, 2, dropout_p=2), ValueError, "dropout_p"),

@@ -104,7 +104,7 @@ def test_adamw_ends_at_the_solution_of_scalar_problems(penalty, lam):
     """f = c (w - 1)^2 / 2 for curvatures c from 0.01 to 100; too strong a penalty: exactly 0."""
     c = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64)
     g = penalty(lam)
-    l1, l2 = g.strengths
+    l1, l2 = g.kernel.l1, g.kernel.l2
     expected = (c - l1).clamp(min=0) / (c + l2)
     w = torch.nn.Parameter(torch.full_like(c, 0.7))
     optimizer = optim.AdamW([w], lr=0.02, weight_decay=0.0, penalty=g)

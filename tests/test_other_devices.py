@@ -58,22 +58,49 @@ def test_ops_run_the_reference(without_kernels, call):
 
 @pytest.mark.parametrize(
     "name",
-    ["linear_act", "dropout", "dropout_mask", "prox", "sgd_step", "adamw_step", "optim_check"],
+    [
+        "linear_act",
+        "dropout",
+        "dropout_mask",
+        "prox",
+        "penalty_prox",
+        "sgd_step",
+        "adamw_step",
+        "optim_check",
+    ],
 )
 @pytest.mark.parametrize("key", ["MPS", "XPU", "HPU", "PrivateUse1"])
 def test_ops_have_an_implementation_there(name, key):
     assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"torchcalc::{name}", key)
 
 
+def numbers(l1, l2):
+    return (0.0, 0.0, 1.0, l1, l2, -math.inf, math.inf)
+
+
+GROUPS = 6, (3.0, 0.0, 1.0, 0.1, 0.0, -math.inf, math.inf)
 STEPS = {  # what the kernel is, its options
-    "sgd_step": (optim_ops._sgd_step, (0.1, 0.0, 0.0, 0.1, False, True, False, 0.5, 0.5)),
-    "momentum": (optim_ops._sgd_step, (0.1, 0.9, 0.0, 0.1, True, False, False, 0.5, 0.0)),
-    "first step": (optim_ops._sgd_step, (0.1, 0.9, 0.5, 0.0, False, False, True, 0.0, 0.0)),
+    "sgd_step": (
+        optim_ops._sgd_step,
+        (0.1, 0.0, 0.0, 0.1, False, True, False, 0, numbers(0.5, 0.5)),
+    ),
+    "momentum": (
+        optim_ops._sgd_step,
+        (0.1, 0.9, 0.0, 0.1, True, False, False, 0, numbers(0.5, 0.0)),
+    ),
+    "first step": (
+        optim_ops._sgd_step,
+        (0.1, 0.9, 0.5, 0.0, False, False, True, 0, numbers(0.0, 0.0)),
+    ),
     "adamw_step": (
         optim_ops._adamw_step,
-        (0.1, 0.9, 0.99, 0.1, 0.01, False, 3.0, 0.5, True, math.inf),
+        (0.1, 0.9, 0.99, 0.1, 0.01, False, 0, numbers(3.0, 0.5), True, math.inf),
     ),
-    "bound": (optim_ops._adamw_step, (0.1, 0.9, 0.99, 0.1, 0.01, True, 3.0, 0.5, False, 0.01)),
+    "groups": (optim_ops._adamw_step, (0.1, 0.9, 0.99, 0.1, 0.01, True, *GROUPS, True, 0.05)),
+    "bound": (
+        optim_ops._adamw_step,
+        (0.1, 0.9, 0.99, 0.1, 0.01, True, 0, numbers(3.0, 0.5), False, 0.01),
+    ),
 }
 
 
@@ -88,7 +115,7 @@ def test_optimizer_steps_in_plain_pytorch(name, dtype):
     states = [torch.rand(32).to(dtype) for _ in range((options[1] != 0) if sgd else 2)]
     if not sgd:
         states.append(torch.arange(4.0))
-    places = torch.tensor([n for i, s in enumerate(shapes) for n in (offsets[i], i, len(s), *s)])
+    places = torch.tensor([n for i, s in enumerate(shapes) for n in (offsets[i], i, len(s), *s, 1)])
     results = []
     op = torch.ops.torchcalc.sgd_step if sgd else torch.ops.torchcalc.adamw_step
     for step in (op, reference):
@@ -102,7 +129,7 @@ def test_optimizer_steps_in_plain_pytorch(name, dtype):
 
 def test_a_step_in_plain_pytorch_that_raises_has_changed_nothing():
     params, grads = [torch.ones(3), torch.ones(2)], [torch.ones(3), torch.ones(1)]
-    places = torch.tensor([0, 0, 1, 3, 16, 1, 1, 2])
+    places = torch.tensor([0, 0, 1, 3, 0, 16, 1, 1, 2, 0])
     with pytest.raises(RuntimeError, match="grads holds a tensor of another shape"):
         optim_ops._sgd_step(params, grads, [], places, *STEPS["sgd_step"][1])
     assert torch.equal(params[0], torch.ones(3))

@@ -1,4 +1,4 @@
-"""Proximal operators; that they are the argmin is in test_properties.py."""
+"""Proximal operators as functions; that they are the argmin is in test_penalties.py."""
 
 from __future__ import annotations
 
@@ -122,3 +122,158 @@ def test_what_the_prox_has_shrunk_to_zero_gets_no_gradient(bad, dtype, device):
     assert all((g == 0).all() for g in grads)
     (second,) = torch.autograd.grad(grads[0], x, cotangent, allow_unused=True)
     assert (second == 0).all()
+
+
+# --- prox: of any penalty, differentiable in v, steps and strengths
+
+LEARNED = {  # of two strengths
+    "L1": lambda a, b: prox.L1(a),
+    "ElasticNet": prox.ElasticNet,
+    "NonNegativeL1": lambda a, b: prox.NonNegativeL1(a),
+    "Huber": prox.Huber,
+    "L0": lambda a, b: prox.L0(a),
+    "LHalf": lambda a, b: prox.LHalf(a),
+    "MCP": lambda a, b: prox.MCP(a, 4 * b),
+    "MCP, hard": lambda a, b: prox.MCP(a, b / 4),
+    "SCAD": lambda a, b: prox.SCAD(a, 2 + b, 2 * b),
+    "a sum": lambda a, b: prox.MCP(a, 4 * b) + prox.ElasticNet(b, a),
+    "GroupL2": lambda a, b: prox.GroupL2(a),
+    "SparseGroupL2": lambda a, b: prox.SparseGroupL2(a, b, dim=1),
+    "LInf": lambda a, b: prox.LInf(4 * a),
+    "L1Ball": lambda a, b: prox.L1Ball(3 * a),
+    "L2Ball": lambda a, b: prox.L2Ball(a),
+    "Simplex": lambda a, b: prox.Simplex(a),
+    "TV1D": lambda a, b: prox.TV1D(a),
+    "Nuclear": lambda a, b: prox.Nuclear(a),
+}
+
+
+def arguments(device, name):
+    v = torch.randn(3, 4, device=device, dtype=torch.float64)
+    a, b = (torch.tensor(t, device=device, dtype=torch.float64) for t in (0.6, 0.4))
+    step = torch.rand(() if name == "Nuclear" else (3, 4), device=device).double() + 0.5
+    return v, step, a, b
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_prox_differentiates_in_v_steps_and_strengths_twice(name, device):
+    def call(v, step, a, b):
+        return functional.prox(v, LEARNED[name](a, b), step)
+
+    inputs = [t.requires_grad_() for t in arguments(device, name)]
+    numbers = LEARNED[name](*(t.item() for t in inputs[2:]))
+    step = inputs[1].item() if name == "Nuclear" else inputs[1]
+    torch.testing.assert_close(call(*inputs), functional.prox(inputs[0], numbers, step))
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True, check_backward_ad=False)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_prox_under_vmap_and_compile(name, device):
+    v, step, a, b = arguments(device, name)
+    vs = torch.stack([v, -2 * v, v.flip(0)])
+
+    def gradients(v, a):
+        def total(v, a):
+            return functional.prox(v, LEARNED[name](a, b), step).square().sum()
+
+        return torch.func.grad(total, argnums=(0, 1))(v, a)
+
+    lams = torch.stack([a, 2 * a, a / 2])
+    expected = [torch.stack(t) for t in zip(*map(gradients, vs, lams), strict=True)]
+    torch.testing.assert_close(list(torch.func.vmap(gradients)(vs, lams)), expected)
+    numbers = LEARNED[name](a.item(), b.item())
+    one = step.item() if name == "Nuclear" else step
+    batched = torch.func.vmap(lambda v: functional.prox(v, numbers, one))(vs)
+    torch.testing.assert_close(batched, torch.stack([functional.prox(t, numbers, one) for t in vs]))
+
+
+@pytest.mark.parametrize("name", ["L0", "MCP", "SparseGroupL2", "L1Ball", "TV1D"])
+def test_compiled_prox(name, device):
+    v, step, a, b = arguments(device, name)
+
+    def call(v, step, a):
+        learned = functional.prox(v, LEARNED[name](a, b), step)
+        return learned + functional.prox(v, LEARNED[name](0.6, 0.4), 0.7)
+
+    def with_gradients(function):
+        y = function(*inputs)
+        return [y, *torch.autograd.grad(y.square().sum(), inputs)]
+
+    inputs = [t.requires_grad_() for t in (v, step, a)]
+    backend = "inductor" if name == "MCP" else "aot_eager"  # which takes less of a test's time
+    compiled = torch.compile(call, fullgraph=True, backend=backend)
+    torch.testing.assert_close(with_gradients(compiled), with_gradients(call))
+
+
+@pytest.mark.parametrize("penalty", [prox.NMSparse(2, 4), prox.TopK(k=3)], ids=str)
+def test_what_is_not_differentiable(penalty, device):
+    v = torch.randn(3, 4, device=device, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="not differentiable"):
+        functional.prox(v, penalty)
+    with pytest.raises(NotImplementedError, match="not differentiable"):
+        functional.prox(v.detach(), penalty, torch.ones_like(v).requires_grad_())
+    with pytest.raises(NotImplementedError, match="not differentiable"):
+        torch.func.jvp(lambda v: functional.prox(v, penalty), (v.detach(),), (v.detach(),))
+    with torch.no_grad():
+        x = functional.prox(v, penalty)
+    assert penalty.value(x) == 0
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", LEARNED)
+def test_prox_of_half_types_is_rounded_once(half, name, device):
+    if name == "Nuclear" and half == torch.float16 and device != "cpu":
+        return
+    v, step, *_ = arguments(device, name)
+    v, penalty = v.to(half), LEARNED[name](0.6, 0.4)
+    step = 0.75 if name == "Nuclear" else step.float()
+    exact = penalty.prox(v.float(), step)
+    assert torch.equal(penalty.prox(v, step), exact.to(half))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1.0, 1e25])
+@pytest.mark.parametrize("name", LEARNED)
+def test_prox_is_the_same_where_something_is_recorded(name, scale, device):
+    v, step, *_ = (t.float() for t in arguments(device, name))
+    penalty = LEARNED[name](0.6, 0.4)
+    if name in ("L1Ball", "L2Ball", "Simplex", "GroupL2", "LInf", "TV1D", "L0"):
+        # Of these v and the strength scale together, that of L0 by its square.
+        factor = scale * scale if name == "L0" else scale
+        numbers = (0.6 * factor, 0.4)
+        penalty = LEARNED[name](*numbers) if 0 < numbers[0] < 1e30 else LEARNED[name](0.0, 0.4)
+        v = v * scale
+    step = step.item() if name == "Nuclear" else step
+    expected = penalty.prox(v, step)
+    x = penalty.prox(v.requires_grad_(), step)
+    torch.testing.assert_close(x.detach() / scale, expected / scale, atol=1e-5, rtol=1e-5)
+    assert torch.autograd.grad(x.sum(), v)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("ball", [prox.L1Ball, prox.L2Ball])
+@pytest.mark.parametrize("radius", [0.3, 3.0, 7.0])
+def test_what_is_inside_of_a_ball_stays(ball, radius, device, dtype):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        v = (torch.randn(16, device=device) / 400 * radius).to(dtype).requires_grad_()
+        for size in (radius, torch.tensor(radius, device=device).to(dtype)):
+            x = ball(size).prox(v)
+            assert torch.equal(x, v)
+            assert (torch.autograd.grad(x.sum(), v)[0] == 1).all()
+    assert (ball(0.0).prox(v) == 0).all()
+
+
+def test_nuclear_where_it_is_not_finite_and_with_no_step(device):
+    v = torch.randn(4, 3, device=device)
+    assert torch.equal(prox.Nuclear(0.5).prox(v, 0.0), v)
+    v[0, 1] = torch.nan
+    assert prox.Nuclear(0.5).prox(v).isnan().all()
+    assert prox.Nuclear(0.5).value(torch.eye(3, device=device).bfloat16()) == 1.5
+
+
+def test_values_of_half_types_are_added_up_in_float32(device):
+    ones = torch.ones(100_000, device=device)
+    for half in (torch.bfloat16, torch.float16):
+        assert prox.L1(1.0).value(ones.to(half)) == 100_000
+        assert prox.L0(1.0).value(ones.to(half)) == 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 
 import pytest
@@ -225,13 +226,18 @@ def _raw_calls(device):
         yield ops.prox_grad, (x + 1, x, *lams)
         yield ops.prox_x_grad, (x + 1, x, *lams)
         yield ops.prox_grad_grad, (x, None, None, x + 1, x, *lams)
+    for step in (None, x.abs().detach() + 0.1):
+        yield ops.penalty_prox, (x, step, 0.5, 4, (0.3, 3.0, 1.0, 0.0, 0.0, -math.inf, math.inf), 0)
+        yield ops.penalty_prox, (x, step, 0.5, 6, (0.3, 0.0, 1.0, 0.1, 0.0, -math.inf, math.inf), 1)
     params, grads = ([torch.randn(s, device=device) for s in ((3,), (2, 2))] for _ in range(2))
     m, n = torch.randn(9, device=device), torch.rand(9, device=device)
-    places = torch.tensor([0, 1, 1, 3, 5, 0, 2, 2, 2])  # of states and step; sizes
-    hyper = (0.1, 0.9, 0.0, 0.1, True, False, True, 0.1, 0.1)
+    places = torch.tensor([0, 1, 1, 3, 0, 5, 0, 2, 2, 2, 1])  # of states and step; sizes, groups
+    none = (0, (0.0, 0.0, 1.0, 0.1, 0.1, -math.inf, math.inf))
+    group = (6, (0.5, 0.0, 1.0, 0.0, 0.0, -math.inf, math.inf))
+    hyper = (0.1, 0.9, 0.0, 0.1, True, False, True, *none)
     yield ops.sgd_step, (params, grads, [m], places, *hyper)
     states = [m, n, torch.zeros(2, device=device)]
-    hyper = (0.1, 0.9, 0.99, 1e-8, 0.1, False, 0.1, 0.1, True, 0.2)
+    hyper = (0.1, 0.9, 0.99, 1e-8, 0.1, False, *group, True, 0.2)
     yield ops.adamw_step, (params, grads, states, places, *hyper)
     yield ops.optim_check, (params, grads, states, 1, places)
 

@@ -1,6 +1,8 @@
 #include "ops/optim.h"
 
+#include "cpu/group_prox.h"
 #include "cpu/parallel.h"
+#include "cpu/penalty.h"
 
 namespace torchcalc::cpu {
 namespace {
@@ -41,31 +43,11 @@ TC_SIMD void adamw(const math::AdamWRule<Op>& shared, Op* __restrict param,
   }
 }
 
-// Penalties as stages: v becomes its prox.
+// Elements of a stage: so few that a core is at work on several stages at a time, and what one
+// waits for is hidden behind the others.
+constexpr int64_t kStage = 64;
 
-template <math::Prox Kind, class Op>
-TC_SIMD void prox(const math::Penalty<Op>& shared, Op* __restrict v, Op step, int64_t n) {
-  const auto penalty = shared;
-  const auto scaled = penalty.scaled(step);
-  for (int64_t i = 0; i < n; ++i) v[i] = penalty.template apply<Kind>(v[i], scaled);
-}
-
-template <math::Prox Kind, class Op>
-TC_SIMD void prox(const math::Penalty<Op>& shared, Op* __restrict v, const Op* __restrict steps,
-                  int64_t n) {
-  const auto penalty = shared;
-  for (int64_t i = 0; i < n; ++i) {
-    v[i] = penalty.template apply<Kind>(v[i], penalty.scaled(steps[i]));
-  }
-}
-
-// `step`: one for all coordinates, or one for each.
-template <class Op, class Step>
-void apply_penalty(const math::Penalty<Op>& penalty, Op* v, Step step, int64_t n) {
-  math::dispatch_prox(penalty.prox(), [&](auto kind) { prox<kind>(penalty, v, step, n); });
-}
-
-// A segment of an array in op-math type: the array itself where that is its type, else a copy.
+// A stage of an array in op-math type: the array itself where that is its type, else a copy.
 template <class T>
 class Segment {
  public:
@@ -86,7 +68,7 @@ class Segment {
 
  private:
   static constexpr bool kInPlace = std::is_same_v<T, opmath_t<T>>;
-  alignas(64) opmath_t<T> values_[kInPlace ? 1 : kSegment];
+  alignas(64) opmath_t<T> values_[kInPlace ? 1 : kStage];
 };
 
 // f(k, i, n) over segments [i, i + n) of all tensors k, in parallel: few large and many small ones
@@ -112,38 +94,96 @@ void for_each_segment(const std::vector<OptimTensor<T>>& tensors, F f) {
   torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       const auto [k, begin, end] = pieces[p];
-      for (int64_t i = begin; i < end; i += kSegment) f(k, i, std::min(kSegment, end - i));
+      for (int64_t i = begin; i < end; i += kStage) f(k, i, std::min(kStage, end - i));
     }
   });
+}
+
+// Updates all tensors, and applies the penalty to them: update(k, i, n, v, steps) makes the n
+// elements from i on of tensor k the plain update, in v, and writes their steps where that is not
+// null. Without `want_steps` they are all `step`.
+template <class T, class Update>
+void step_all(const std::vector<OptimTensor<T>>& tensors, const std::vector<GroupLayout>& layouts,
+              const math::Penalty& penalty, opmath_t<T> step, bool want_steps, Update update) {
+  using Op = opmath_t<T>;
+  const PenaltyStage<Op> stage(penalty);
+  const auto segment = [&](size_t k, int64_t i, int64_t n, Op* steps) {
+    Segment<T> param;
+    Op* const v = param.read(tensors[k].param + i, n);
+    update(k, i, n, v, steps);
+    stage(v, steps, step, n);
+    param.write(tensors[k].param + i, n);
+  };
+  if (layouts.empty()) {
+    for_each_segment(tensors, [&](size_t k, int64_t i, int64_t n) {
+      alignas(64) Op steps[kStage];
+      segment(k, i, n, want_steps ? steps : nullptr);
+    });
+    return;
+  }
+  const auto update_range = [&](size_t k, int64_t begin, int64_t end, Op* steps) {
+    for (int64_t i = begin; i < end; i += kStage) {
+      segment(k, i, std::min(kStage, end - i), steps ? steps + (i - begin) : nullptr);
+    }
+  };
+  for (size_t k = 0; k < tensors.size(); ++k) {
+    const GroupLayout& layout = layouts[k];
+    if (tensors[k].n == 0) continue;
+    T* const w = tensors[k].param;
+    if (layout.in_order() && layout.size <= kGrain) {
+      // So many groups at a time that they are in the first cache when their prox is taken.
+      const int64_t size = layout.size;
+      const int64_t block = std::max<int64_t>(1, kSegment / size), n = block * size;
+      torch::stable::parallel_for(
+          0, ceil_div(layout.groups, block), std::max<int64_t>(1, kGrain / n),
+          [&](int64_t first, int64_t last) {
+            Scratch<Op> scratch;
+            GroupScratch<Op> group_scratch;
+            for (int64_t b = first; b < last; ++b) {
+              const int64_t begin = b * block, count = std::min(block, layout.groups - begin);
+              Op* const steps = want_steps ? scratch.of(n) : nullptr;
+              update_range(k, begin * size, (begin + count) * size, steps);
+              prox_some_groups<T>(penalty, layout, w + begin * size, steps, step, 0, count,
+                                  group_scratch);
+            }
+          });
+    } else {
+      Scratch<Op> scratch;
+      Op* const steps = want_steps ? scratch.of(tensors[k].n) : nullptr;
+      cpu::for_each_segment(
+          0, tensors[k].n, [] { return 0; },
+          [&](int, int64_t i, int64_t n) { update_range(k, i, i + n, steps ? steps + i : steps); });
+      prox_groups<T>(penalty, layout, w, steps, step);
+    }
+  }
 }
 
 struct Cpu {
   using Guard = NoGuard;
 
   template <class T>
-  static void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options) {
+  static void sgd(const std::vector<OptimTensor<T>>& tensors,
+                  const std::vector<GroupLayout>& layouts, const SgdOptions& options) {
     using Op = opmath_t<T>;
     const auto rule = options.rule<Op>();
-    const auto penalty = options.penalty<Op>();
     const auto step = static_cast<Op>(options.prox_step());
-    for_each_segment(tensors, [&](size_t k, int64_t i, int64_t n) {
-      const OptimTensor<T>& t = tensors[k];
-      Segment<T> param, grad, buffer;
-      Op* v = param.read(t.param + i, n);
-      const Op* g = grad.read(t.grad + i, n);
-      if (T* momentum_buffer = t.state[0]) {
-        cpu::sgd(rule, v, g, buffer.read(momentum_buffer + i, n), n);
-        buffer.write(momentum_buffer + i, n);
-      } else {
-        cpu::sgd(rule, v, g, n);
-      }
-      apply_penalty(penalty, v, step, n);
-      param.write(t.param + i, n);
-    });
+    step_all(tensors, layouts, options.penalty, step, false,
+             [&](size_t k, int64_t i, int64_t n, Op* v, Op*) {
+               const OptimTensor<T>& t = tensors[k];
+               Segment<T> grad, buffer;
+               const Op* g = grad.read(t.grad + i, n);
+               if (T* momentum_buffer = t.state[0]) {
+                 cpu::sgd(rule, v, g, buffer.read(momentum_buffer + i, n), n);
+                 buffer.write(momentum_buffer + i, n);
+               } else {
+                 cpu::sgd(rule, v, g, n);
+               }
+             });
   }
 
   template <class T>
-  static void adamw(const std::vector<OptimTensor<T>>& tensors, const AdamWOptions& options) {
+  static void adamw(const std::vector<OptimTensor<T>>& tensors,
+                    const std::vector<GroupLayout>& layouts, const AdamWOptions& options) {
     using Op = opmath_t<T>;
     // Most often all tensors are at the same step, and two calls of pow serve them all.
     std::vector<math::AdamWRule<Op>> rules;
@@ -155,26 +195,19 @@ struct Cpu {
       rule_step = step;
       rule_of[k] = rules.size() - 1;
     }
-    const auto penalty = options.penalty<Op>();
-    const bool want_steps = options.adaptive && penalty.prox() != math::Prox::kNone;
-    for_each_segment(tensors, [&](size_t k, int64_t i, int64_t n) {
-      const OptimTensor<T>& t = tensors[k];
-      Segment<T> param, grad, exp_avg, exp_avg_sq;
-      alignas(64) Op steps[kSegment];
-      Op* v = param.read(t.param + i, n);
-      dispatch_bool(want_steps, [&](auto want) {
-        cpu::adamw(rules[rule_of[k]], v, grad.read(t.grad + i, n), exp_avg.read(t.state[0] + i, n),
-                   exp_avg_sq.read(t.state[1] + i, n), steps, n, want);
-      });
-      if (want_steps) {
-        apply_penalty(penalty, v, static_cast<const Op*>(steps), n);
-      } else {
-        apply_penalty(penalty, v, static_cast<Op>(options.lr), n);
-      }
-      param.write(t.param + i, n);
-      exp_avg.write(t.state[0] + i, n);
-      exp_avg_sq.write(t.state[1] + i, n);
-    });
+    const bool want_steps = options.adaptive && options.penalty.wants_step();
+    step_all(tensors, layouts, options.penalty, static_cast<Op>(options.lr), want_steps,
+             [&](size_t k, int64_t i, int64_t n, Op* v, Op* steps) {
+               const OptimTensor<T>& t = tensors[k];
+               Segment<T> grad, exp_avg, exp_avg_sq;
+               dispatch_bool(steps != nullptr, [&](auto want) {
+                 cpu::adamw(rules[rule_of[k]], v, grad.read(t.grad + i, n),
+                            exp_avg.read(t.state[0] + i, n), exp_avg_sq.read(t.state[1] + i, n),
+                            steps, n, want);
+               });
+               exp_avg.write(t.state[0] + i, n);
+               exp_avg_sq.write(t.state[1] + i, n);
+             });
   }
 };
 

@@ -10,13 +10,15 @@ struct Cuda {
   using Guard = DeviceGuard;
 
   template <class T>
-  static void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options) {
-    cuda::sgd(tensors, options, current_stream());
+  static void sgd(const std::vector<OptimTensor<T>>& tensors,
+                  const std::vector<GroupLayout>& layouts, const SgdOptions& options) {
+    cuda::sgd(tensors, layouts, options, current_stream());
   }
 
   template <class T>
-  static void adamw(const std::vector<OptimTensor<T>>& tensors, const AdamWOptions& options) {
-    cuda::adamw(tensors, options, current_stream());
+  static void adamw(const std::vector<OptimTensor<T>>& tensors,
+                    const std::vector<GroupLayout>& layouts, const AdamWOptions& options) {
+    cuda::adamw(tensors, layouts, options, current_stream());
   }
 };
 

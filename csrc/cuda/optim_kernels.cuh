@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cuda/octet.cuh"
-#include "ops/args.h"
+#include "cuda/penalty_prox_kernels.cuh"
 
 // Steps of many tensors at once. Tensors go to the GPU in batches, as kernel arguments: no copy to
 // the device and no synchronisation, so that a step can be captured in a CUDA graph.
@@ -64,22 +63,10 @@ __device__ void for_each_octet(const OptimBatch<T>& batch, int k, F f) {
   }
 }
 
-// v becomes its prox, with a step for each coordinate.
-template <class Op>
-__device__ void apply_penalty(const math::Penalty<Op>& penalty, Values<Op>& v,
-                              const Values<Op>& steps) {
-  math::dispatch_prox(penalty.prox(), [&](auto kind) {
-    TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) {
-      v[j] = penalty.template apply<kind>(v[j], penalty.scaled(steps[j]));
-    }
-  });
-}
-
-template <class T>
+template <class T, bool kNorm>
 __global__ void __launch_bounds__(kThreads)
     sgd_kernel(const __grid_constant__ OptimBatch<T> batch, math::SgdRule<opmath_t<T>> rule,
-               math::Penalty<opmath_t<T>> penalty, opmath_t<T> step) {
+               math::Penalty penalty, opmath_t<T> step) {
   using Op = opmath_t<T>;
   const int k = block_tensor(batch);
   const OptimTensor<T> t = batch.tensors[k];
@@ -97,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
       param[j] = momentum_buffer ? rule(param[j], grad[j], buffer[j]) : rule(param[j], grad[j]);
       steps[j] = step;
     }
-    apply_penalty(penalty, param, steps);
+    apply_penalty<kNorm>(penalty, param, steps);
     store(t.param, param, at);
     if (momentum_buffer) store(momentum_buffer, buffer, at);
   });
@@ -108,7 +95,7 @@ __global__ void increment_steps_kernel(const __grid_constant__ OptimBatch<T> bat
   if (static_cast<int>(threadIdx.x) < batch.count) *batch.tensors[threadIdx.x].step += 1;
 }
 
-template <class T>
+template <class T, bool kNorm>
 __global__ void __launch_bounds__(kThreads)
     adamw_kernel(const __grid_constant__ OptimBatch<T> batch, AdamWOptions options) {
   using Op = opmath_t<T>;
@@ -119,7 +106,6 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) shared_rule = options.rule<Op>(*t.step);
   __syncthreads();
   const auto rule = shared_rule;
-  const auto penalty = options.penalty<Op>();
   for_each_octet(batch, k, [&](Octet at) {
     const auto fetched_param = fetch(t.param, at);
     const auto fetched_grad = fetch(t.grad, at);
@@ -136,30 +122,84 @@ __global__ void __launch_bounds__(kThreads)
       param[j] = updated.v;
       steps[j] = updated.step;
     }
-    apply_penalty(penalty, param, steps);
+    apply_penalty<kNorm>(options.penalty, param, steps);
     store(t.param, param, at);
     store(t.state[0], m, at);
     store(t.state[1], v, at);
   });
 }
 
+// The steps of AdamW's coordinates, made again from the states; or one for all.
 template <class T>
-void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdOptions& options,
-         cudaStream_t stream) {
-  using Op = opmath_t<T>;
-  for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
-    launch(sgd_kernel<T>, batch.first_block[batch.count], kThreads, stream, batch,
-           options.rule<Op>(), options.penalty<Op>(), static_cast<Op>(options.prox_step()));
-  });
+struct AdamWSteps {
+  math::AdamWRule<opmath_t<T>> rule;
+  const T *m, *v;
+  opmath_t<T> step;
+
+  TC_HD double operator()(int64_t at) const {
+    using Op = opmath_t<T>;
+    return rule.adaptive ? rule.step(static_cast<Op>(m[at]), static_cast<Op>(v[at])) : step;
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    sgd_groups_kernel(OptimTensor<T> t, const __grid_constant__ GroupLayout layout,
+                      math::Penalty penalty, opmath_t<T> step) {
+  prox_groups(t.param, penalty, layout, OneStep<opmath_t<T>>{step});
 }
 
 template <class T>
-void adamw(const std::vector<OptimTensor<T>>& tensors, const AdamWOptions& options,
-           cudaStream_t stream) {
+__global__ void __launch_bounds__(kThreads)
+    adamw_groups_kernel(OptimTensor<T> t, const __grid_constant__ GroupLayout layout,
+                        AdamWOptions options) {
+  __shared__ math::AdamWRule<opmath_t<T>> shared_rule;
+  const auto step = options.penalty.one_step(static_cast<opmath_t<T>>(options.lr));
+  if (!options.adaptive && step == 0) return;  // nothing moves
+  if (threadIdx.x == 0) shared_rule = options.rule<opmath_t<T>>(*t.step);
+  __syncthreads();
+  prox_groups(t.param, options.penalty, layout,
+              AdamWSteps<T>{shared_rule, t.state[0], t.state[1], step});
+}
+
+// kernel(tensor, layout, args...) on the tensors that have elements, if there are layouts.
+template <class T, class Kernel, class... Args>
+void launch_groups(Kernel kernel, const std::vector<OptimTensor<T>>& tensors,
+                   const std::vector<GroupLayout>& layouts, const math::Penalty& penalty,
+                   cudaStream_t stream, const Args&... args) {
+  for (size_t k = 0; k < layouts.size(); ++k) {
+    if (tensors[k].n == 0) continue;
+    const GroupGrid grid = group_grid(penalty, layouts[k]);
+    launch(kernel, grid.blocks, grid.threads, stream, tensors[k], layouts[k], args...);
+  }
+}
+
+template <class T>
+void sgd(const std::vector<OptimTensor<T>>& tensors, const std::vector<GroupLayout>& layouts,
+         const SgdOptions& options, cudaStream_t stream) {
+  using Op = opmath_t<T>;
+  const auto step = static_cast<Op>(options.prox_step());
+  for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
+    dispatch_bool(options.penalty.is_norm(), [&](auto norm) {
+      launch(sgd_kernel<T, norm>, batch.first_block[batch.count], kThreads, stream, batch,
+             options.rule<Op>(), options.penalty, step);
+    });
+  });
+  launch_groups(sgd_groups_kernel<T>, tensors, layouts, options.penalty, stream, options.penalty,
+                step);
+}
+
+template <class T>
+void adamw(const std::vector<OptimTensor<T>>& tensors, const std::vector<GroupLayout>& layouts,
+           const AdamWOptions& options, cudaStream_t stream) {
   for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
     launch(increment_steps_kernel<T>, 1, OptimBatch<T>::kTensors, stream, batch);
-    launch(adamw_kernel<T>, batch.first_block[batch.count], kThreads, stream, batch, options);
+    dispatch_bool(options.penalty.is_norm(), [&](auto norm) {
+      launch(adamw_kernel<T, norm>, batch.first_block[batch.count], kThreads, stream, batch,
+             options);
+    });
   });
+  launch_groups(adamw_groups_kernel<T>, tensors, layouts, options.penalty, stream, options);
 }
 
 }  // namespace torchcalc::cuda

@@ -6,6 +6,7 @@
 
 #include "math/activations.h"
 #include "math/mask.h"
+#include "math/penalty.h"
 #include "math/prox.h"
 #include "math/update_rules.h"
 
@@ -122,6 +123,17 @@ struct Strength {
   }
 };
 
+// y = prox of a penalty at v.
+template <class T, class Op>
+struct PenaltyProxArgs {
+  const T* v;
+  const Op* steps;  // or null: then all are
+  Op step;
+  T* y;
+  math::Penalty penalty;
+  int64_t n;
+};
+
 // Arrays have n elements. An input that may be null stands for zeros, an output for one not wanted.
 template <class T, class Op>
 struct ProxArgs {
@@ -162,7 +174,7 @@ struct OptimTensor {
 struct SgdOptions {
   double lr, momentum, dampening, weight_decay;
   bool nesterov, maximize, first_step;
-  double l1, l2;
+  math::Penalty penalty;
 
   template <class T>
   math::SgdRule<T> rule() const {
@@ -175,11 +187,6 @@ struct SgdOptions {
             .nesterov = nesterov};
   }
 
-  template <class T>
-  math::Penalty<T> penalty() const {
-    return math::penalty<T>(l1, l2, std::numeric_limits<double>::max());
-  }
-
   // The step that momentum amounts to, with Nesterov as well: a constant gradient g makes a buffer
   // of g (1 - dampening) / (1 - momentum), and Nesterov's (without dampening) g + momentum b = b.
   double prox_step() const { return momentum == 0 ? lr : lr * (1 - dampening) / (1 - momentum); }
@@ -188,9 +195,8 @@ struct SgdOptions {
 struct AdamWOptions {
   double lr, beta1, beta2, eps, weight_decay;
   bool maximize;
-  double l1, l2;
+  math::Penalty penalty;
   bool adaptive;
-  double bound;  // on the penalty's pull
 
   // The rule of step number `step`. Differences from 1 are taken in double: in float 1 - 0.999
   // would lose three digits.
@@ -206,11 +212,6 @@ struct AdamWOptions {
             .step_size = T(lr / (1 - ::pow(beta1, step))),
             .bias2 = T(1 / ::sqrt(1 - ::pow(beta2, step))),
             .adaptive = adaptive};
-  }
-
-  template <class T>
-  TC_HD math::Penalty<T> penalty() const {
-    return math::penalty<T>(l1, l2, bound);
   }
 };
 

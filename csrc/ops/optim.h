@@ -6,6 +6,8 @@
 
 #include "common/checks.h"
 #include "ops/args.h"
+#include "ops/groups.h"
+#include "ops/penalty.h"
 
 // Input checks of the multi-tensor optimizer steps, for every device.
 //
@@ -21,7 +23,7 @@ using TensorList = std::vector<Tensor>;
 // `states`: flat tensors of params' dtype, and behind them `counts` float32 tensors with a number
 // for each parameter. `places`: int64 on the CPU; for each parameter, one after the other, where
 // its elements begin in a flat state, where its number is among the counts, how many dimensions it
-// has, and its sizes.
+// has, its sizes, and which of them tell the groups of a penalty (GroupLayout::make).
 class OptimCall {
  public:
   OptimCall(const char* op, const TensorList& params, const TensorList& grads,
@@ -45,8 +47,10 @@ class OptimCall {
     places_end_ = place_ + places.numel();
   }
 
+  // With `layouts`, how the tensors fall into groups as well.
   template <class T>
-  std::vector<OptimTensor<T>> tensors() {
+  std::vector<OptimTensor<T>> tensors(const math::Penalty& penalty,
+                                      std::vector<GroupLayout>& layouts) {
     std::vector<OptimTensor<T>> tensors(params_.size());
     for (size_t k = 0; k < tensors.size(); ++k) {
       OptimTensor<T>& t = tensors[k];
@@ -55,7 +59,16 @@ class OptimCall {
       check(params_[k], dims, "params");
       check(grads_[k], dims, "grads");
       t.n = params_[k].numel();
+      const int64_t* const sizes = place_;
       place_ += dims;
+      const int64_t indexes = next();
+      if (penalty.by_groups()) {
+        const bool by_block = penalty.kind == math::PenaltyKind::kLargest;
+        STD_TORCH_CHECK(
+            layouts.emplace_back().make(sizes, dims, indexes,
+                                        by_block ? static_cast<int64_t>(penalty.factor) : 0),
+            op_, ": a parameter does not fall into the groups of the penalty");
+      }
       t.param = static_cast<T*>(params_[k].data_ptr());
       t.grad = static_cast<const T*>(grads_[k].data_ptr());
       for (size_t i = 0; i < flats_.size(); ++i) {
@@ -102,12 +115,17 @@ class OptimCall {
   const int64_t *place_, *places_end_;
 };
 
-// f(tensors), the checked tensors of a call in their C++ type.
+// f(tensors, layouts), the checked tensors of a call in their C++ type and, for a penalty by
+// groups, how they fall into these.
 template <class F>
 void dispatch_call(const char* op, const TensorList& params, const TensorList& grads,
-                   const TensorList& states, size_t counts, const Tensor& places, F f) {
+                   const TensorList& states, size_t counts, const Tensor& places,
+                   const math::Penalty& penalty, F f) {
   dispatch_dtype(params[0].scalar_type(), op, [&]<class T>(std::type_identity<T>) {
-    f(OptimCall(op, params, grads, states, counts, places).tensors<T>());
+    std::vector<GroupLayout> layouts;
+    OptimCall call(op, params, grads, states, counts, places);
+    const auto tensors = call.tensors<T>(penalty, layouts);
+    f(tensors, layouts);
   });
 }
 
@@ -117,39 +135,48 @@ inline void optim_check(const TensorList& params, const TensorList& grads, const
                         int64_t counts, const Tensor& places) {
   if (params.empty()) return;
   dispatch_call("optim_check", params, grads, states, static_cast<size_t>(counts), places,
-                [](const auto&) {});
+                math::Penalty{}, [](const auto&, const auto&) {});
 }
 
 // params = prox(SGD(params)); states: momentum_buffer, or none where momentum is 0.
 template <class Device>
 void sgd_step(const TensorList& params, const TensorList& grads, const TensorList& states,
               const Tensor& places, double lr, double momentum, double dampening,
-              double weight_decay, bool nesterov, bool maximize, bool first_step, double l1,
-              double l2) {
+              double weight_decay, bool nesterov, bool maximize, bool first_step, int64_t penalty,
+              const std::vector<double>& numbers) {
   constexpr const char* op = "sgd_step";
   if (params.empty()) return;
   STD_TORCH_CHECK(states.size() == (momentum == 0 ? 0 : 1), op, ": states has a wrong length");
   const typename Device::Guard guard(params[0]);
-  const SgdOptions options{lr,         momentum, dampening, weight_decay, nesterov, maximize,
-                           first_step, l1,       l2};
-  dispatch_call(op, params, grads, states, 0, places,
-                [&](const auto& tensors) { Device::sgd(tensors, options); });
+  const SgdOptions options{
+      lr,       momentum, dampening,  weight_decay,
+      nesterov, maximize, first_step, checked_penalty(op, penalty, numbers, INFINITY)};
+  dispatch_call(
+      op, params, grads, states, 0, places, options.penalty,
+      [&](const auto& tensors, const auto& layouts) { Device::sgd(tensors, layouts, options); });
 }
 
 // params = prox(AdamW(params)); states: exp_avg, exp_avg_sq, and steps, to each of which it adds 1.
 template <class Device>
 void adamw_step(const TensorList& params, const TensorList& grads, const TensorList& states,
                 const Tensor& places, double lr, double beta1, double beta2, double eps,
-                double weight_decay, bool maximize, double l1, double l2, bool adaptive,
-                double bound) {
+                double weight_decay, bool maximize, int64_t penalty,
+                const std::vector<double>& numbers, bool adaptive, double bound) {
   constexpr const char* op = "adamw_step";
   if (params.empty()) return;
   STD_TORCH_CHECK(states.size() == 3, op, ": states has a wrong length");
   const typename Device::Guard guard(params[0]);
-  const AdamWOptions options{lr,       beta1, beta2, eps,      weight_decay,
-                             maximize, l1,    l2,    adaptive, bound};
-  dispatch_call(op, params, grads, states, 1, places,
-                [&](const auto& tensors) { Device::adamw(tensors, options); });
+  const AdamWOptions options{lr,
+                             beta1,
+                             beta2,
+                             eps,
+                             weight_decay,
+                             maximize,
+                             checked_penalty(op, penalty, numbers, bound),
+                             adaptive};
+  dispatch_call(
+      op, params, grads, states, 1, places, options.penalty,
+      [&](const auto& tensors, const auto& layouts) { Device::adamw(tensors, layouts, options); });
 }
 
 }  // namespace torchcalc

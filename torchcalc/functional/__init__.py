@@ -19,7 +19,7 @@ from torchcalc.functional._dropout import (
 from torchcalc.functional._gated import gated_linear
 from torchcalc.functional._linear_act import linear_act
 from torchcalc.functional._mlp import mlp
-from torchcalc.functional._prox import prox_elastic_net, prox_l2, soft_threshold
+from torchcalc.functional._prox import prox, prox_elastic_net, prox_l2, soft_threshold
 
 __all__ = [
     "alpha_dropout",
@@ -34,6 +34,7 @@ __all__ = [
     "gated_linear",
     "linear_act",
     "mlp",
+    "prox",
     "prox_elastic_net",
     "prox_l2",
     "soft_threshold",

@@ -130,6 +130,7 @@ def _straight_to(backend: Any) -> Kernels:
 
 
 _ANYWHERE = Kernels(lambda op: partial(_below_autograd, op._op), anywhere=True)
+below_autograd = _ANYWHERE  # for functions of an op's value that need that value
 _ON_CPU, _ON_CUDA = _straight_to(_Key.CPU), _straight_to(_Key.CUDA)
 
 
@@ -174,6 +175,7 @@ def register(
     reference: Callable[..., Any] | None = None,
     *,
     first: bool = False,
+    if_recorded: bool = False,
 ) -> Callable[..., Any]:
     """Gives an op its derivative.
 
@@ -183,6 +185,8 @@ def register(
         reference: the op in plain PyTorch, which runs, and is differentiated, on devices without
             kernels. The op's first argument is a tensor then.
         first: the op is the first of the Function's outputs.
+        if_recorded: a derivative that is a function runs only where something is recorded; else,
+            in a graph too, the op stays one.
 
     Returns:
         The op, to be called by the rest of torchcalc.
@@ -200,6 +204,11 @@ def register(
     def record(*args: Any) -> Any:
         if reference is not None and args[0].device.type not in NATIVE:
             return reference(*args)
+        if if_recorded and not (
+            forward_ad._current_level >= 0
+            or (torch.is_grad_enabled() and _C._any_requires_grad(*args))
+        ):
+            return _below_autograd(overload._op, *args)
         return record_anywhere(*args)
 
     on_cpu, on_cuda = (

@@ -6,14 +6,17 @@ All mutate their arguments and return nothing.
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from torchcalc.ops._autograd import implement
+from torchcalc.ops.penalty_prox import Kernel, bounded_prox
 from torchcalc.reference import optim as reference
 
 
@@ -63,7 +66,7 @@ def _(*args):  # type: ignore[no-untyped-def]
 
 def _tensors(
     params: list[Tensor], grads: list[Tensor], states: list[Tensor], counts: int, places: Tensor
-) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor], int]]:
     """Each parameter with its gradient and views of its states (see csrc/ops/optim.h)."""
     torch.ops.torchcalc.optim_check(params, grads, states, counts, places)
     rest = iter(places.tolist())
@@ -71,8 +74,9 @@ def _tensors(
     for param, grad in zip(params, grads, strict=True):
         offset, number, dims = next(rest), next(rest), next(rest)
         shape = [next(rest) for _ in range(dims)]
+        indexes = next(rest)
         views = [t.view(-1)[offset : offset + param.numel()].view(shape) for t in flats]
-        yield param, grad, views + [t.view(-1)[number] for t in numbers]
+        yield param, grad, views + [t.view(-1)[number] for t in numbers], indexes
 
 
 def _in_op_math(
@@ -96,10 +100,12 @@ def _sgd_step(
     places: Tensor,
     *options: Any,
 ) -> None:
+    *rule, kind, numbers = options
     names = "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "first_step"
-    named = dict(zip((*names, "l1", "l2"), options, strict=True))
-    for param, grad, buffers in _tensors(params, grads, states, 0, places):
-        _in_op_math(reference.sgd_step, param, grad, buffers, **named)
+    named = dict(zip(names, rule, strict=True))
+    for param, grad, buffers, indexes in _tensors(params, grads, states, 0, places):
+        prox = partial(bounded_prox, Kernel(kind, *numbers), indexes, math.inf)
+        _in_op_math(reference.sgd_step, param, grad, buffers, prox=prox, **named)
 
 
 def _adamw_step(
@@ -109,10 +115,12 @@ def _adamw_step(
     places: Tensor,
     *options: Any,
 ) -> None:
-    names = "lr", "beta1", "beta2", "eps", "weight_decay", "maximize", "l1", "l2"
-    named = dict(zip((*names, "adaptive", "bound"), options, strict=True))
-    for param, grad, moments in _tensors(params, grads, states, 1, places):
-        _in_op_math(reference.adamw_step, param, grad, moments, **named)
+    *rule, kind, numbers, adaptive, bound = options
+    names = "lr", "beta1", "beta2", "eps", "weight_decay", "maximize"
+    named = dict(zip(names, rule, strict=True), adaptive=adaptive)
+    for param, grad, moments, indexes in _tensors(params, grads, states, 1, places):
+        prox = partial(bounded_prox, Kernel(kind, *numbers), indexes, bound)
+        _in_op_math(reference.adamw_step, param, grad, moments, prox=prox, **named)
 
 
 implement("sgd_step", _sgd_step, "CompositeExplicitAutograd")

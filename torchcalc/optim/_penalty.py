@@ -1,16 +1,40 @@
-"""Penalties as parameter groups hold them: a name and numbers, fit for any checkpoint."""
+"""Penalties as parameter groups hold them: a name and plain values, fit for any checkpoint.
+
+``penalty`` is the name. The arguments of L1, L2 and ElasticNet stand under ``l1`` and ``l2``, those
+of others under ``penalty_<argument>``. A scheduler may change them; each step reads them anew.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import math
 import numbers
 from typing import Any
 
+from torch import Tensor
+
+from torchcalc import prox
 from torchcalc._check import check_finite
 from torchcalc.prox import Penalty
-from torchcalc.prox.penalties import STRENGTHS
 
-_KEYS = ("l1", "l2")
+CLASSES: dict[str, type[Penalty]] = {
+    made.name: made
+    for made in vars(prox).values()
+    if inspect.isclass(made) and issubclass(made, Penalty) and not inspect.isabstract(made)
+}
+_SHARED = ("l1", "l2")  # keys that every group has
+# name -> argument -> key
+KEYS: dict[str, dict[str, str]] = {
+    "l1": {"lam": "l1"},
+    "l2": {"lam": "l2"},
+    "elastic_net": {"l1": "l1", "l2": "l2"},
+}
+for _name, _class in CLASSES.items():
+    KEYS.setdefault(
+        _name, {field.name: f"penalty_{field.name}" for field in dataclasses.fields(_class)}
+    )
 
 
 def check_range(op: str, name: str, value: Any, low: float, high: float = math.inf) -> None:
@@ -21,51 +45,95 @@ def check_range(op: str, name: str, value: Any, low: float, high: float = math.i
         raise ValueError(f"{op}: {name} must be in [{low}, {high}), got {value}")
 
 
-def plain(op: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The entries ``penalty``, ``l1``, ``l2`` of a group, from a penalty or from entries like them.
+def is_key(key: str) -> bool:
+    return key == "penalty" or key in _SHARED or key.startswith("penalty_")
 
-    A name stands for a penalty only where its strengths come with it: so groups and defaults of one
+
+def plain(op: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a group for its penalty, from a penalty or from entries like them.
+
+    A name stands for a penalty only where its arguments come with it: so groups and defaults of one
     optimizer can be given to another. A penalty brings its own: those beside it are defaults of
     another one, which torch's classes fill in.
     """
     penalty = given["penalty"]
+    shared = dict.fromkeys(_SHARED, 0.0)
     if isinstance(penalty, Penalty):
-        return {"penalty": penalty.name, **dict(zip(_KEYS, penalty.strengths, strict=True))}
-    strengths = {key: given[key] for key in _KEYS if given.get(key) is not None}
-    if penalty is not None and (
-        not isinstance(penalty, str)
-        or penalty not in STRENGTHS
-        or not all(key in strengths for key in STRENGTHS[penalty])
-    ):
+        arguments = penalty.arguments()
+        for argument, value in arguments.items():
+            if isinstance(value, Tensor):
+                raise TypeError(
+                    f"{op}: penalty must have numbers as strengths, got a tensor as {argument} of "
+                    f"{type(penalty).__name__}"
+                )
+        keys = KEYS[penalty.name]
+        return {
+            "penalty": penalty.name,
+            **shared,
+            **{keys[argument]: value for argument, value in arguments.items()},
+        }
+    own = KEYS.get(penalty, {}) if isinstance(penalty, str) else {}
+    if penalty is not None and (not own and penalty not in CLASSES):
         raise TypeError(
             f"{op}: penalty must be a torchcalc.prox penalty, None, or the name of one with its "
-            f"strengths l1 and l2, got {penalty!r}"
+            f"arguments, got {penalty!r}"
         )
-    return {"penalty": penalty, **dict.fromkeys(_KEYS, 0.0), **strengths}
-
-
-def check(op: str, group: dict[str, Any]) -> None:
-    """Raises unless a group's entries are valid; schedulers and users may have set them."""
-    if group["penalty"] is not None and group["penalty"] not in STRENGTHS:
+    missing = [key for key in own.values() if given.get(key) is None and not _may_be_none(key)]
+    if missing:
         raise TypeError(
-            f"{op}: penalty of a group must be None or one of {', '.join(STRENGTHS)}, "
-            f"got {group['penalty']!r}"
+            f"{op}: penalty must be a torchcalc.prox penalty, None, or the name of one with its "
+            f"arguments, got {penalty!r} without {' and '.join(missing)}"
         )
-    for key in _KEYS:
+    found = {key: given[key] for key in own.values() if key in given}
+    return {"penalty": penalty, **shared, **{k: given[k] for k in _SHARED if given.get(k)}, **found}
+
+
+def _may_be_none(key: str) -> bool:
+    return key in ("penalty_k", "penalty_density")
+
+
+def forget_others(group: dict[str, Any]) -> None:
+    """Takes out arguments of other penalties, which torch fills in from the defaults."""
+    own = KEYS.get(group["penalty"], {}).values() if isinstance(group["penalty"], str) else ()
+    for key in [key for key in group if key.startswith("penalty_") and key not in own]:
+        del group[key]
+
+
+def check(op: str, group: dict[str, Any]) -> Penalty | None:
+    """The penalty of a group, whose entries schedulers and users may have set; or raises."""
+    name = group["penalty"]
+    for key in _SHARED:
         check_finite(op, key, group[key])
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in CLASSES:
+        raise TypeError(
+            f"{op}: penalty of a group must be None or one of {', '.join(CLASSES)}, got {name!r}"
+        )
+    values = []
+    for key in KEYS[name].values():
+        if key not in group:
+            raise ValueError(f"{op}: a group with penalty={name!r} must have {key}")
+        value = group[key]
+        if isinstance(value, Tensor):
+            raise TypeError(f"{op}: {key} must be a number, got {value!r}")
+        values.append(tuple(value) if isinstance(value, list) else value)
+    try:
+        return _made(name, *values)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{op}: penalty {error}") from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _made(name: str, *values: Any) -> Penalty:
+    return CLASSES[name](*values)
 
 
 def check_used(op: str, group: dict[str, Any]) -> None:
     """Raises where a strength is given that the penalty does not have."""
-    for key in _KEYS:
-        if group[key] and key not in STRENGTHS.get(group["penalty"], ()):
+    own = KEYS.get(group["penalty"], {}).values()
+    for key in _SHARED:
+        if group[key] and key not in own:
             raise ValueError(
                 f"{op}: {key} must be 0 with penalty={group['penalty']!r}, got {group[key]}"
             )
-
-
-def strengths(group: dict[str, Any]) -> tuple[float, float]:
-    """(l1, l2) of a group's penalty; 0 for what it does not have."""
-    own = STRENGTHS.get(group["penalty"], ())
-    l1, l2 = (group[key] if key in own else 0.0 for key in _KEYS)
-    return l1, l2

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchcalc._C import missing, same, same_values
 from torchcalc.optim._state import Pack, Slot, memory_order
+from torchcalc.prox import Penalty
 
 Gradients = list[Tensor | None]
 States = dict[Tensor, dict[str, Any]]
@@ -27,6 +28,7 @@ class Call:
 
     def __init__(self, batch: Batch, params: list[Tensor], grads: list[Tensor]) -> None:
         self.params, self.grads = params, grads
+        self.originals = params
         self.copies: list[tuple[Tensor, Tensor]] = []
         self.states, self.places = batch.pack.flats, batch.places
         self.fresh = batch.pack.fresh
@@ -35,6 +37,7 @@ class Call:
 
     def _arrange(self, slots: Sequence[Slot]) -> None:
         """Takes tensors of any strides as contiguous ones, in the order of param's memory."""
+        self.params = list(self.params)
         for i, (param, grad, slot) in enumerate(zip(self.params, self.grads, slots, strict=True)):
             if slot.strides is not None:
                 order = memory_order(param)
@@ -70,12 +73,12 @@ class Batch:
         self.slots.append(slot)
         self.arranged |= slot.strides is not None or not grad.is_contiguous()
 
-    def close(self, params: Sequence[Tensor]) -> None:
-        """After the last add."""
+    def close(self, params: Sequence[Tensor], penalty: Penalty | None) -> None:
+        """After the last add. Raises ValueError where a parameter does not suit the penalty."""
         places = [
             n
             for i, slot in zip(self.members, self.slots, strict=True)
-            for n in slot.place(params[i])
+            for n in slot.place(params[i], penalty.indexes(params[i].shape) if penalty else 0)
         ]
         self.places = torch.tensor(places, dtype=torch.int64, device="cpu")
         pick = itemgetter(*self.members)
@@ -118,14 +121,14 @@ class Plan:
     """The batches of a step, and what they depend on.
 
     ``owners`` are the parameters of all groups; ``sizes`` and ``names`` of each group how many it
-    has and the names of their states.
+    has and the names of their states, with what tells how its penalty makes groups.
     """
 
     def __init__(
         self,
         owners: list[Tensor],
         sizes: list[int],
-        names: list[tuple[str, ...]],
+        names: list[Any],
         grads: Gradients,
         batches: list[Batch],
     ) -> None:
@@ -143,7 +146,7 @@ class Plan:
         self,
         owners: list[Tensor],
         sizes: list[int],
-        names: list[tuple[str, ...]],
+        names: list[Any],
         params: Sequence[Tensor],
         grads: Gradients,
         states: States,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from torch import Tensor
 from torchcalc._C import missing
 from torchcalc._check import check_floating
 from torchcalc.ops import optim as ops
+from torchcalc.ops.penalty_prox import TV, Kernel
 from torchcalc.optim import _penalty
 from torchcalc.optim._penalty import check_range
 from torchcalc.optim._plan import Batch, Call, Gradients, Plan
@@ -33,6 +35,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_NOTHING = Kernel()
+
+
+def _pull(param: Tensor, penalty: Penalty, step: Tensor | float, bound: float) -> None:
+    """param = its prox, of a penalty on the tensor as a whole, but no farther than the bound."""
+    v = param if param.dtype.itemsize >= 4 else param.float()
+    pull = v - penalty.prox(v, step)
+    if bound < math.inf:
+        norm, most = torch.linalg.vector_norm(pull), bound * math.sqrt(param.numel())
+        pull = torch.where(norm > most, pull * (most / norm), pull)
+    param.copy_(torch.where(pull == 0, v, v - pull))
+
+
 class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
     """w = prox(update(w)): one fused kernel for the parameters of a group."""
 
@@ -44,13 +59,17 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         params: Any,
         defaults: dict[str, Any],
         penalty: Penalty | str | None,
-        l1: float | None,
-        l2: float | None,
+        arguments: dict[str, Any],
     ) -> None:
         op = type(self).__name__
-        if isinstance(penalty, Penalty) and (l1 is not None or l2 is not None):
-            raise ValueError(f"{op}: l1 and l2 come with penalty, {penalty!r}; got {l1} and {l2}")
-        plain = _penalty.plain(op, {"penalty": penalty, "l1": l1, "l2": l2})
+        for key in arguments:
+            if not _penalty.is_key(key):
+                raise TypeError(f"{op}: unknown argument {key!r}")
+        given = {key: value for key, value in arguments.items() if value is not None}
+        if isinstance(penalty, Penalty) and given:
+            names = " and ".join(key for key in arguments)
+            raise ValueError(f"{op}: {names} come with penalty, {penalty!r}; got {given}")
+        plain = _penalty.plain(op, {"penalty": penalty, **arguments})
         self._forget()
         super().__init__(params, {**defaults, **plain})
 
@@ -65,27 +84,36 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
     def state(self, value: Any) -> None:
         vars(self)["state"] = value
 
-    def check_group(self, group: dict[str, Any]) -> None:
+    def check_group(self, group: dict[str, Any]) -> Penalty | None:
         """Raises unless the group's values are valid; schedulers and users may have set them.
 
-        A penalty that was set as an object becomes plain values.
+        A penalty that was set as an object becomes plain values. Returns the group's penalty.
         """
         op = type(self).__name__
         if isinstance(group["penalty"], Penalty):
             group.update(_penalty.plain(op, {"penalty": group["penalty"]}))
+            _penalty.forget_others(group)
         if isinstance(group["lr"], Tensor) and group["lr"].numel() == 1:
             group["lr"] = float(group["lr"])
         check_range(op, "lr", group["lr"], 0.0)
         check_range(op, "weight_decay", group["weight_decay"], 0.0)
-        _penalty.check(op, group)
+        return _penalty.check(op, group)
 
     @abc.abstractmethod
     def names(self, group: dict[str, Any]) -> tuple[str, ...]:
         """Names of states with an element for each of the parameter's, in the kernel's order."""
 
     @abc.abstractmethod
-    def run_kernel(self, group: dict[str, Any], call: Call, l1: float, l2: float) -> None:
-        """One step of a batch."""
+    def run_kernel(self, group: dict[str, Any], call: Call, kernel: Kernel) -> None:
+        """One step of a batch; ``kernel`` is the penalty's."""
+
+    @abc.abstractmethod
+    def prox_step(self, group: dict[str, Any], state: Sequence[Tensor]) -> Tensor | float:
+        """The step of a parameter's coordinates that the penalty's prox takes."""
+
+    def prox_bound(self, group: dict[str, Any]) -> float:
+        """How far a penalty may pull a coordinate in a step."""
+        return math.inf
 
     def _forget(self) -> None:
         self._plan: Plan | None = None
@@ -108,10 +136,13 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            self.check_group(group)
+            _penalty.forget_others(group)
+            penalty = self.check_group(group)
             _penalty.check_used(op, group)
             for param in group["params"]:
                 check_floating(op, "params", param)
+                if penalty is not None:
+                    self._check_shape(penalty, param)
                 if hasattr(param, "placements"):
                     raise TypeError(
                         f"{op}: params must not be sharded (DTensor), as fully_shard makes them: "
@@ -144,10 +175,18 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         if len(saved_groups) != len(self.param_groups):
             return None  # torch raises
         merged = [
-            {**{key: own[key] for key in own if key != "params"}, **saved}
+            {
+                **{
+                    key: own[key]
+                    for key in own
+                    if key != "params" and not ("penalty" in saved and key.startswith("penalty_"))
+                },
+                **saved,
+            }
             for own, saved in zip(self.param_groups, saved_groups, strict=True)
         ]
         for group in merged:
+            _penalty.forget_others(group)
             group.update({key: _plain(value) for key, value in group.items() if key != "params"})
             self.check_group(group)
         self._check_shapes(state_dict["state"], saved_groups)
@@ -237,23 +276,28 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
 
         (A compiled graph may hand over other tensors than the parameters themselves.)
         """
-        sizes, names = [], []
+        sizes, names, layouts, penalties = [], [], [], []
         for group in self.param_groups:
-            self.check_group(group)
+            penalty = self.check_group(group)
+            penalties.append(penalty)
             sizes.append(len(group["params"]))
             names.append((*self.names(group), *self.counts))
+            layouts.append((names[-1], penalty and (penalty.name, penalty.layout)))
         plan, states = self._plan, vars(self)["state"]
         looked_at, self._looked_at = self._looked_at, False
-        if plan is not None and plan.holds(owners, sizes, names, params, grads, states, looked_at):
+        if plan is not None and plan.holds(
+            owners, sizes, layouts, params, grads, states, looked_at
+        ):
             calls = [batch.call(params, grads) for batch in plan.batches]
             try:
-                self._run(plan, calls)
+                self._run(plan, calls, penalties)
                 return
             except RuntimeError:
                 if self._accepted(calls):  # then it was no refusal
                     raise
-        plan = Plan(owners, sizes, names, grads, self._batches(owners, params, grads, names))
-        self._run(plan, [batch.call(params, grads) for batch in plan.batches])
+        batches = self._batches(owners, params, grads, names, penalties)
+        plan = Plan(owners, sizes, layouts, grads, batches)
+        self._run(plan, [batch.call(params, grads) for batch in batches], penalties)
         plan.register(states)
         # Of parameters that have left, nothing stays.
         self._slots = {owner: self._slots[owner] for owner in owners if owner in self._slots}
@@ -261,14 +305,22 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             self._slots.update(zip((owners[i] for i in batch.members), batch.slots, strict=True))
         self._plan = plan
 
-    def _run(self, plan: Plan, calls: Sequence[Call]) -> None:
+    def _run(self, plan: Plan, calls: Sequence[Call], penalties: Sequence[Penalty | None]) -> None:
         """All of the calls or, where one is refused, none."""
         for call in calls[1:]:  # the first one's kernel checks for itself
             call.check(len(self.counts))
         for batch, call in zip(plan.batches, calls, strict=True):
-            group = self.param_groups[batch.group]
-            self.run_kernel(group, call, *_penalty.strengths(group))
-            call.commit()
+            group, penalty = self.param_groups[batch.group], penalties[batch.group]
+            kernel = _NOTHING if penalty is None else penalty.kernel
+            if penalty is not None and (kernel is None or kernel.kind == TV):
+                self.run_kernel(group, call, _NOTHING)
+                call.commit()
+                for param, slot in zip(call.originals, batch.slots, strict=True):
+                    step = self.prox_step(group, slot.views)
+                    _pull(param, penalty, step, self.prox_bound(group))
+            else:
+                self.run_kernel(group, call, kernel or _NOTHING)
+                call.commit()
 
     def _accepted(self, calls: Sequence[Call]) -> bool:
         try:
@@ -284,6 +336,7 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         params: Sequence[Tensor],
         grads: Gradients,
         names: Sequence[tuple[str, ...]],
+        penalties: Sequence[Penalty | None],
     ) -> list[Batch]:
         """What a step consists of, each tensor looked at; makes packs for states without one."""
         batches: dict[tuple[int, Pack], Batch] = {}
@@ -301,6 +354,9 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
                 if grad is None:
                     continue
                 self._check_gradient(param, grad)
+                penalty = penalties[number]
+                if penalty is not None:
+                    self._check_shape(penalty, param)
                 state = states.get(owners[i], {})
                 slot = self._slots.get(owners[i])
                 if slot is not None and not merge and slot.fits(param, names[number], state):
@@ -319,8 +375,14 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
                     batch.add(i, params[i], grad, slot)
             begin = end
         for batch in batches.values():
-            batch.close(params)
+            batch.close(params, penalties[batch.group])
         return list(batches.values())
+
+    def _check_shape(self, penalty: Penalty, param: Tensor) -> None:
+        try:
+            penalty.indexes(param.shape)
+        except ValueError as error:
+            raise ValueError(f"{type(self).__name__}: penalty {error}") from None
 
     def _check_gradient(self, param: Tensor, grad: Tensor) -> None:
         if grad.dtype is not param.dtype or grad.layout is not torch.strided:

@@ -47,12 +47,17 @@ class Slot(NamedTuple):
             and tuple(map(Tensor.data_ptr, self.views)) == self.addresses
         )
 
-    def place(self, param: Tensor) -> list[int]:
-        """What the kernels' argument ``places`` holds of a parameter (csrc/ops/optim.h)."""
+    def place(self, param: Tensor, indexes: int) -> list[int]:
+        """What the kernels' argument ``places`` holds of a parameter (csrc/ops/optim.h).
+
+        Bit d of ``indexes``: whether dimension d tells the groups of the penalty.
+        """
         shape = self.shape
         if self.strides is not None:
-            shape = param.permute(memory_order(param)).shape
-        return [self.offset, self.number, len(shape), *shape]
+            order = memory_order(param)
+            shape = param.permute(order).shape
+            indexes = sum((indexes >> d & 1) << i for i, d in enumerate(order))
+        return [self.offset, self.number, len(shape), *shape, indexes]
 
 
 def strides_of(param: Tensor) -> tuple[int, ...] | None:

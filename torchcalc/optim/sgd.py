@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from torchcalc.ops.penalty_prox import Kernel
 from torchcalc.optim._penalty import check_range
 from torchcalc.optim._plan import Call
 from torchcalc.optim._proximal import ProximalOptimizer
 from torchcalc.prox import Penalty
+from torchcalc.reference.optim import sgd_prox_step
 
 
 class SGD(ProximalOptimizer):
@@ -20,7 +24,7 @@ class SGD(ProximalOptimizer):
 
         g = grad + weight_decay w;   b = momentum b + (1 - dampening) g   (b = g at first)
         v = w - lr (g + momentum b) with Nesterov, w - lr b with momentum, w - lr g without
-        w = argmin_w  tau penalty(w) + ||w - v||^2 / 2
+        w = argmin_w  penalty(w) + ||w - v||^2 / (2 tau)
         tau = lr (1 - dampening) / (1 - momentum) with momentum, lr without
 
     tau is what momentum makes of lr: a gradient g that stays the same moves w by tau g a step, with
@@ -33,9 +37,10 @@ class SGD(ProximalOptimizer):
         lr, momentum, dampening, weight_decay, nesterov, maximize: as for ``torch.optim.SGD``; with
             a penalty and momentum > 0, momentum and dampening must be < 1.
         penalty: a ``torchcalc.prox`` penalty or None; a group may have its own. Groups store it as
-            plain values: ``penalty`` (its name), ``l1`` and ``l2``, which a scheduler may change.
-        l1, l2: finite and >= 0, with ``penalty`` the name of one: what groups and ``defaults`` of
-            another optimizer hold.
+            plain values, which a scheduler may change: ``penalty`` (its name), ``l1`` and ``l2`` of
+            L1, L2 and ElasticNet, and the arguments of others as ``penalty_<argument>``.
+        arguments: these, with ``penalty`` the name of one: what groups and ``defaults`` of another
+            optimizer hold.
 
     Raises:
         TypeError, ValueError: an argument is not valid; the message names it.
@@ -54,8 +59,7 @@ class SGD(ProximalOptimizer):
         *,
         maximize: bool = False,
         penalty: Penalty | str | None = None,
-        l1: float | None = None,
-        l2: float | None = None,
+        **arguments: Any,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -65,7 +69,7 @@ class SGD(ProximalOptimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
-        super().__init__(params, defaults, penalty, l1, l2)
+        super().__init__(params, defaults, penalty, arguments)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -77,19 +81,20 @@ class SGD(ProximalOptimizer):
                 f"got momentum {group['momentum']}, dampening {group['dampening']}"
             )
 
-    def check_group(self, group: dict[str, Any]) -> None:
-        super().check_group(group)
+    def check_group(self, group: dict[str, Any]) -> Penalty | None:
+        penalty = super().check_group(group)
         check_range("SGD", "momentum", group["momentum"], 0.0)
         check_range("SGD", "dampening", group["dampening"], -math.inf)
         if group["penalty"] is not None and group["momentum"] != 0:
             # Else the step in the long run is no positive number.
             check_range("SGD", "momentum with a penalty", group["momentum"], 0.0, 1.0)
             check_range("SGD", "dampening with a penalty", group["dampening"], -math.inf, 1.0)
+        return penalty
 
     def names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def run_kernel(self, group: dict[str, Any], call: Call, l1: float, l2: float) -> None:
+    def run_kernel(self, group: dict[str, Any], call: Call, kernel: Kernel) -> None:
         torch.ops.torchcalc.sgd_step(
             call.params,
             call.grads,
@@ -102,6 +107,9 @@ class SGD(ProximalOptimizer):
             group["nesterov"],
             group["maximize"],
             call.fresh,
-            l1,
-            l2,
+            kernel[0],
+            kernel[1:],
         )
+
+    def prox_step(self, group: dict[str, Any], state: Sequence[Tensor]) -> Tensor | float:
+        return sgd_prox_step(group["lr"], group["momentum"], group["dampening"])

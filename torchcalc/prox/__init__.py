@@ -1,5 +1,51 @@
-"""Penalties g(w) with their proximal operators."""
+"""Penalties and constraints g(w) with their proximal operators.
 
-from torchcalc.prox.penalties import L1, L2, ElasticNet, Penalty
+Each is a small frozen object with ``value(w)``, ``prox(v, step)`` = argmin_w g(w) + sum (w - v)^2 /
+(2 step), and, where they exist, ``conjugate(u)`` = sup_w <u, w> - g(w) and ``dual_norm(u)``, the
+dual of the norm without its strength. An optimizer of ``torchcalc.optim`` takes one as ``penalty``
+and applies its prox to what it has just updated.
+"""
 
-__all__ = ["L1", "L2", "ElasticNet", "Penalty"]
+from torchcalc.prox._base import Penalty
+from torchcalc.prox.groups import GroupL2, NMSparse, SparseGroupL2, TopK
+from torchcalc.prox.separable import (
+    L0,
+    L1,
+    L2,
+    MCP,
+    SCAD,
+    Box,
+    ElasticNet,
+    Huber,
+    LHalf,
+    NonNegative,
+    NonNegativeL1,
+    SeparableSum,
+)
+from torchcalc.prox.whole import TV1D, L1Ball, L2Ball, LInf, Nuclear, Simplex
+
+__all__ = [
+    "L0",
+    "L1",
+    "L2",
+    "MCP",
+    "SCAD",
+    "TV1D",
+    "Box",
+    "ElasticNet",
+    "GroupL2",
+    "Huber",
+    "L1Ball",
+    "L2Ball",
+    "LHalf",
+    "LInf",
+    "NMSparse",
+    "NonNegative",
+    "NonNegativeL1",
+    "Nuclear",
+    "Penalty",
+    "SeparableSum",
+    "Simplex",
+    "SparseGroupL2",
+    "TopK",
+]
