@@ -144,15 +144,17 @@ struct AdamWSteps {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    sgd_groups_kernel(OptimTensor<T> t, const __grid_constant__ GroupLayout layout,
-                      math::Penalty penalty, opmath_t<T> step) {
+    sgd_groups_kernel(const __grid_constant__ OptimTensor<T> t,
+                      const __grid_constant__ GroupLayout layout,
+                      const __grid_constant__ math::Penalty penalty, opmath_t<T> step) {
   prox_groups(t.param, penalty, layout, OneStep<opmath_t<T>>{step});
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    adamw_groups_kernel(OptimTensor<T> t, const __grid_constant__ GroupLayout layout,
-                        AdamWOptions options) {
+    adamw_groups_kernel(const __grid_constant__ OptimTensor<T> t,
+                        const __grid_constant__ GroupLayout layout,
+                        const __grid_constant__ AdamWOptions options) {
   __shared__ math::AdamWRule<opmath_t<T>> shared_rule;
   const auto step = options.penalty.one_step(static_cast<opmath_t<T>>(options.lr));
   if (!options.adaptive && step == 0) return;  // nothing moves
