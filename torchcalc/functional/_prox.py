@@ -149,18 +149,21 @@ def prox(v: Tensor, penalty: Penalty, step: Tensor | float = 1.0) -> Tensor:
     return x
 
 
+def _broadcast(op: str, name: str, t: Tensor, v: Tensor) -> Tensor:
+    try:
+        return t.expand(v.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{op}: {name} must broadcast to the shape of v, {tuple(v.shape)}, got {tuple(t.shape)}"
+        ) from None
+
+
 def _as_steps(step: Tensor, v: Tensor, opmath: torch.dtype) -> Tensor:
     if step.dtype != opmath:
         check_floating("prox", "step", step, like=v)
     if step.device != v.device:
         raise ValueError(f"prox: step must be on {v.device}, got {describe(step)}")
-    try:
-        return step.to(opmath).expand(v.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"prox: step must broadcast to the shape of v, {tuple(v.shape)}, "
-            f"got {tuple(step.shape)}"
-        ) from None
+    return _broadcast("prox", "step", step.to(opmath), v)
 
 
 def _as_strength(
@@ -177,13 +180,7 @@ def _as_strength(
         return value.to(opmath).reshape(())
     if not penalty.is_separable:
         raise ValueError(f"{op}: strengths must have one element, got {describe(value)}")
-    try:
-        return value.to(opmath).expand(v.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"{op}: strengths must broadcast to the shape of v, {tuple(v.shape)}, "
-            f"got {tuple(value.shape)}"
-        ) from None
+    return _broadcast(op, "strengths", value.to(opmath), v)
 
 
 def _prox(
