@@ -47,7 +47,20 @@ TC_SIMD void adamw(const math::AdamWRule<Op>& shared, Op* __restrict param,
 // waits for is hidden behind the others.
 constexpr int64_t kStage = 64;
 
-// A stage of an array in op-math type: the array itself where that is its type, else a copy.
+// A step streams through up to five arrays, with arithmetic between that keeps a core from looking
+// far ahead by itself: it is told what comes in some stages' time. An address need not exist.
+constexpr uintptr_t kAhead = 2048;
+
+template <class T>
+void prefetch_behind(const T* data, int64_t n) {
+  const auto begin = reinterpret_cast<uintptr_t>(data) + kAhead;
+  for (uintptr_t p = begin; p < begin + static_cast<uintptr_t>(n) * sizeof(T); p += 64) {
+    __builtin_prefetch(reinterpret_cast<const void*>(p));
+  }
+}
+
+// A stage of an array in op-math type: the array itself where that is its type, else a copy. The
+// last use of each array prefetches, so that these requests are spread over update and penalty.
 template <class T>
 class Segment {
  public:
@@ -60,9 +73,13 @@ class Segment {
     }
   }
 
-  const opmath_t<T>* read(const T* data, int64_t n) { return read(const_cast<T*>(data), n); }
+  const opmath_t<T>* read(const T* data, int64_t n) {
+    prefetch_behind(data, n);
+    return read(const_cast<T*>(data), n);
+  }
 
   void write(T* data, int64_t n) const {
+    prefetch_behind(data, n);
     if constexpr (!kInPlace) store(data, values_, n);
   }
 
@@ -131,9 +148,10 @@ void step_all(const std::vector<OptimTensor<T>>& tensors, const std::vector<Grou
     if (tensors[k].n == 0) continue;
     T* const w = tensors[k].param;
     if (layout.in_order() && layout.size <= kGrain) {
-      // So many groups at a time that they are in the first cache when their prox is taken.
+      // The groups of a stage at a time, of large ones one: their prox finds them in the first
+      // cache.
       const int64_t size = layout.size;
-      const int64_t block = std::max<int64_t>(1, kSegment / size), n = block * size;
+      const int64_t block = std::max<int64_t>(1, kStage / size), n = block * size;
       torch::stable::parallel_for(
           0, ceil_div(layout.groups, block), std::max<int64_t>(1, kGrain / n),
           [&](int64_t first, int64_t last) {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "math/polynomial.h"
 #include "math/prox.h"
 
 // Penalties g that are sums over coordinates, by their proximal operators
@@ -24,15 +25,16 @@ TC_HD T finite(T x) {
 
 // 1 / x for x from 2^-126 to 2^125, to within two units in the last place; in float on a CPU
 // without a division: an update keeps the divider busy, and this goes on beside it. The bits of the
-// first guess are those of -log2 x, roughly; each Newton step squares its error of 1/8.
+// first guess are those of -log2 x, roughly. A Newton step, its constant chosen so that errors of
+// both signs are alike, leaves e = 0.0013; the series 1 + e + e^2 + ... takes that away.
 template <class T>
 TC_HD T reciprocal(T x) {
 #if !defined(__CUDA_ARCH__)
   if constexpr (std::is_same_v<T, float>) {
-    float y = std::bit_cast<float>(0x7ef311c3u - std::bit_cast<uint32_t>(x));
-    y *= 2.0f - x * y;
-    y *= 2.0f - x * y;
-    return y + y * (1.0f - x * y);
+    float y = std::bit_cast<float>(0x7ef33400u - std::bit_cast<uint32_t>(x));
+    y *= 2.00128f - x * y;
+    const float e = 1.0f - x * y;
+    return y + y * (e + e * e);
   }
 #endif
   return T(1) / x;
@@ -43,11 +45,10 @@ template <class T>
 TC_HD T reciprocal_root(T x) {
 #if !defined(__CUDA_ARCH__)
   if constexpr (std::is_same_v<T, float>) {
-    const float half = 0.5f * x;
-    float y = std::bit_cast<float>(0x5f3759dfu - (std::bit_cast<uint32_t>(x) >> 1));
-    y *= 1.5f - half * y * y;
-    y *= 1.5f - half * y * y;
-    return y * (1.5f - half * y * y);
+    float y = std::bit_cast<float>(0x5f379000u - (std::bit_cast<uint32_t>(x) >> 1));
+    y *= 1.501f - 0.5f * x * y * y;
+    const float e = 1.0f - x * y * y;
+    return y + y * (e * (0.5f + 0.375f * e));
   }
 #endif
   return x > T(0) ? T(1) / std::sqrt(x) : T(1);
@@ -148,6 +149,12 @@ TC_HD T above(T x, T y) {
   return y > x ? y : x;
 }
 
+// min(x, y), and NaN where x is.
+template <class T>
+TC_HD T below(T x, T y) {
+  return y < x ? y : x;
+}
+
 // (l2 / 2) x^2: m / (1 + s l2).
 template <class T>
 struct Ridge {
@@ -195,61 +202,66 @@ struct LHalf {
   T half;  // lam / 2
 
   TC_HD T operator()(T m, T s) const {
-    const T h = finite(s * half);
-    // m = 0: infinite. In two factors, as m^1.5 leaves the range of float.
-    const T quotient = h * reciprocal_root(m) * reciprocal(at_most<T>(m));
-    const bool is_zero = quotient >= T(0.27216552697590867757747600830);
-    const T k = quotient < T(0.2722) ? quotient : T(0.2722);
-    // The root's series in k is within 0.003 of it; each Newton step squares that 2.5-fold.
-    T z = T(1) - k * (T(0.5) + k * (T(0.375) + k * (T(0.5) + k * T(0.8203125))));
-    z = newton(newton(z, k), k);
-    if constexpr (sizeof(T) > 4) z = newton(z, k);
-    const T x = is_zero ? T(0) : m * (z * z);
+    const T h = finite(s * half), r = reciprocal_root(at_most<T>(m));
+    const T k = h * r * r * r;  // m = 0: large, or 0; no factor but the last leaves the range
+    const T z = largest_root(k < T(0.2722) ? k : T(0.2722));
+    // Times m: NaN stays.
+    const T x = m * (k >= T(0.27216552697590867757747600830) ? T(0) : z * z);
     return h > T(0) ? x : m;
   }
 
  private:
-  static TC_HD T newton(T z, T k) {
-    return z - (z * (z * z - T(1)) + k) * reciprocal(T(3) * z * z - T(1));
+  // A minimax fit, 1e-8 absolute error; Newton's steps square that 2.5-fold.
+  static TC_HD T largest_root(T k) {
+    T z = T(1) - k * polynomial(k, T(0.5000000127), T(0.3749887121), T(0.5016363461),
+                                T(0.7288978381), T(4.08295716), T(-38.91664774), T(419.1226002),
+                                T(-2520.944704), T(9491.129524), T(-19795.02756), T(18387.32289));
+    if constexpr (sizeof(T) > 4) z = newton(newton(z, k), k);
+    return z;
   }
+  static TC_HD T newton(T z, T k) { return z - (z * (z * z - T(1)) + k) / (T(3) * z * z - T(1)); }
 };
+
+// For x above this: its inverse is finite.
+template <class T>
+TC_HD T invertible(T x) {
+  return above(x, T(sizeof(T) > 4 ? 1e-300 : 1e-37));
+}
 
 // The integral of max(lam - |x| / gamma, 0) over |x|. While s < gamma: S(m, s lam) / (1 - s /
 // gamma) up to gamma lam, m beyond. With a larger step g + (x - m)^2 / 2s is concave up to gamma
-// lam, and its argmin 0 or m: a hard threshold where both cost the same, m^2 / 2s = gamma lam^2
-// / 2. (Zhang, "Minimax concave penalty", 2010; the latter derived.)
+// lam, and its argmin 0, which S is there, or m: a hard threshold where both cost the same,
+// m^2 / 2s = gamma lam^2 / 2. (Zhang, "Minimax concave penalty", 2010; the latter derived.)
 template <class T>
 struct Mcp {
-  T lam, gamma, unit;  // unit = 1 / lam
+  T lam, gamma, unit, inverse;  // 1 / lam, 1 / gamma
 
   TC_HD T operator()(T m, T s) const {
     const T q = m * unit;  // squared: a root costs as much as the update's
-    const T firm = above(m - lam * s, T(0)) * (gamma * reciprocal(gamma - s));
-    const T soft = m <= gamma * lam ? firm : m;
-    const T hard = q * q <= finite(s * gamma) ? T(0) : m;
-    return s < gamma ? soft : hard;
+    const T ratio = reciprocal(invertible(T(1) - s * inverse));
+    const T inner = above(m - lam * s, T(0)) * ratio;
+    // Near s = gamma all from 0 to m cost the same, but for rounding.
+    return q * q <= finite(gamma * above(s, gamma)) ? below(inner, m) : m;
   }
 };
 
 // The integral of lam up to |x| = lam, (a lam - |x|) / (a - 1) up to a lam, 0 beyond. With small
-// steps: S(m, s lam), then ((a - 1) m - s a lam) / (a - 1 - s), then m. From s = a - 1 on the
-// second is no minimum, and S(m, s lam) goes over to m where both cost the same, m = lam (a + 1 +
-// s) / 2; from s = a + 1 on 0 goes over to m, at m^2 / 2s = lam^2 (a + 1) / 2. (Fan & Li, 2001; the
-// large steps derived.)
+// steps: S(m, s lam), then, as far as that is larger, ((a - 1) m - s a lam) / (a - 1 - s) up to a
+// lam, then m. From s = a - 1 on the second is no minimum, and S(m, s lam) goes over to m where
+// both cost the same, m = lam (a + 1 + s) / 2; from s = a + 1 on 0, which S then is, goes over to
+// m, at m^2 / 2s = lam^2 (a + 1) / 2. (Fan & Li, 2001; the large steps derived.)
 template <class T>
 struct Scad {
-  T lam, a, factor, unit;  // unit = 1 / lam
+  T lam, a, factor, unit, inverse;  // 1 / lam, 1 / (a - 1)
 
   TC_HD T operator()(T m, T step) const {
-    const T s = finite(step * factor), q = m * unit;
-    const T rest = a - T(1) - s;
-    const T shrunk = above(m - lam * s, T(0));
-    const T line = (m - lam * a / (a - T(1)) * s) * ((a - T(1)) * reciprocal(rest));
-    const T beyond = m <= a * lam ? line : m;
-    const T small = m <= lam * (T(1) + s) ? shrunk : beyond;
-    const T large = m <= T(0.5) * lam * (a + T(1) + s) ? shrunk : m;
-    const T hard = q * q <= finite(s * (a + T(1))) ? T(0) : m;
-    return rest > T(0) ? small : s < a + T(1) ? large : hard;
+    const T s = finite(step * factor), q = m * unit, b = a + T(1);
+    const T half = T(0.5) * above(b - s, T(0));
+    const T end = above(s * b + half * half, a * a);  // ((b + s) / 2)^2 up to s = b
+    const T ratio = reciprocal(invertible(T(1) - s * inverse));
+    const T line = (m - lam * a * inverse * s) * ratio;
+    const T inner = above(above(m - lam * s, line), T(0));
+    return q * q <= finite(end) ? below(inner, m) : m;
   }
 };
 
@@ -335,9 +347,10 @@ TC_HD void dispatch_penalty(const Penalty& g, const F& f) {
     case PenaltyKind::kLHalf:
       return with_rest<T>(g, f, LHalf<T>{T(0.5) * lam});
     case PenaltyKind::kMcp:
-      return with_rest<T>(g, f, Mcp<T>{lam, shape, T(1) / lam});
+      return with_rest<T>(g, f, Mcp<T>{lam, shape, T(1) / lam, T(1) / shape});
     case PenaltyKind::kScad:
-      return with_rest<T>(g, f, Scad<T>{lam, shape, finite(T(g.factor)), T(1) / lam});
+      return with_rest<T>(
+          g, f, Scad<T>{lam, shape, finite(T(g.factor)), T(1) / lam, T(1) / (shape - T(1))});
     default:
       return;  // by groups
   }
