@@ -13,6 +13,7 @@ import math
 import numbers
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchcalc import prox
@@ -43,6 +44,21 @@ def check_range(op: str, name: str, value: Any, low: float, high: float = math.i
         raise TypeError(f"{op}: {name} must be a number, got {value!r}")
     if not low <= float(value) < high:
         raise ValueError(f"{op}: {name} must be in [{low}, {high}), got {value}")
+
+
+def make_plain(group: dict[str, Any]) -> None:
+    """numpy's and tensors' numbers become Python's: a checkpoint of them needs no numpy."""
+    group.update({key: _as_plain(value) for key, value in group.items() if key != "params"})
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(map(_as_plain, value))
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, numbers.Real) and type(value).__module__ != "builtins":
+        return float(value)
+    return value
 
 
 def is_key(key: str) -> bool:
@@ -137,3 +153,13 @@ def check_used(op: str, group: dict[str, Any]) -> None:
             raise ValueError(
                 f"{op}: {key} must be 0 with penalty={group['penalty']!r}, got {group[key]}"
             )
+
+
+def pull(param: Tensor, penalty: Penalty, step: Tensor | float, bound: float) -> None:
+    """param = its prox, of a penalty on the tensor as a whole, but no farther than the bound."""
+    v = param if param.dtype.itemsize >= 4 else param.float()
+    pull = v - penalty.prox(v, step)
+    if bound < math.inf:
+        norm, most = torch.linalg.vector_norm(pull), bound * math.sqrt(param.numel())
+        pull = torch.where(norm > most, pull * (most / norm), pull)
+    param.copy_(torch.where(pull == 0, v, v - pull))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -24,28 +23,7 @@ from torchcalc.prox import Penalty
 _MANY = 4  # packs of a group
 
 
-def _plain(value: Any) -> Any:
-    """numpy's and tensors' numbers as Python's: a checkpoint of them needs no numpy."""
-    if isinstance(value, tuple | list):
-        return type(value)(map(_plain, value))
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.item()
-    if isinstance(value, numbers.Real) and type(value).__module__ != "builtins":
-        return float(value)
-    return value
-
-
 _NOTHING = Kernel()
-
-
-def _pull(param: Tensor, penalty: Penalty, step: Tensor | float, bound: float) -> None:
-    """param = its prox, of a penalty on the tensor as a whole, but no farther than the bound."""
-    v = param if param.dtype.itemsize >= 4 else param.float()
-    pull = v - penalty.prox(v, step)
-    if bound < math.inf:
-        norm, most = torch.linalg.vector_norm(pull), bound * math.sqrt(param.numel())
-        pull = torch.where(norm > most, pull * (most / norm), pull)
-    param.copy_(torch.where(pull == 0, v, v - pull))
 
 
 class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
@@ -150,7 +128,7 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
                     )
             if len(set(group["params"])) < len(group["params"]):
                 raise ValueError(f"{op}: params has a parameter twice")
-            group.update({key: _plain(value) for key, value in group.items() if key != "params"})
+            _penalty.make_plain(group)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -187,7 +165,7 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         ]
         for group in merged:
             _penalty.forget_others(group)
-            group.update({key: _plain(value) for key, value in group.items() if key != "params"})
+            _penalty.make_plain(group)
             self.check_group(group)
         self._check_shapes(state_dict["state"], saved_groups)
         return {**state_dict, "param_groups": merged}
@@ -317,7 +295,7 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
                 call.commit()
                 for param, slot in zip(call.originals, batch.slots, strict=True):
                     step = self.prox_step(group, slot.views)
-                    _pull(param, penalty, step, self.prox_bound(group))
+                    _penalty.pull(param, penalty, step, self.prox_bound(group))
             else:
                 self.run_kernel(group, call, kernel or _NOTHING)
                 call.commit()

@@ -8,20 +8,9 @@ and applies its prox to what it has just updated.
 
 from torchcalc.prox._base import Penalty
 from torchcalc.prox.groups import GroupL2, NMSparse, SparseGroupL2, TopK
-from torchcalc.prox.separable import (
-    L0,
-    L1,
-    L2,
-    MCP,
-    SCAD,
-    Box,
-    ElasticNet,
-    Huber,
-    LHalf,
-    NonNegative,
-    NonNegativeL1,
-    SeparableSum,
-)
+from torchcalc.prox.nonconvex import L0, MCP, SCAD, LHalf
+from torchcalc.prox.separable import L1, L2, Box, ElasticNet, Huber, NonNegative, NonNegativeL1
+from torchcalc.prox.sums import SeparableSum
 from torchcalc.prox.whole import TV1D, L1Ball, L2Ball, LInf, Nuclear, Simplex
 
 __all__ = [
