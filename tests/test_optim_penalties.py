@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -256,3 +257,86 @@ def test_bad_penalties_of_an_optimizer():
     assert (w == 1).all()
     again = optim.SGD([w], **optimizer.defaults)
     assert again.param_groups[0]["penalty_gamma"] == 3.0
+
+
+def test_what_is_set_later_is_checked_as_what_is_given_first():
+    w = torch.nn.Parameter(torch.randn(4, 8))
+    optimizer = optim.AdamW([w], penalty=prox.TopK(k=4))
+    w.grad = torch.randn(4, 8)
+    optimizer.step()
+    before = w.detach().clone()
+    state = copy.deepcopy(optimizer.state_dict())
+    for change in ({"penalty_k": 33}, {"penalty": prox.TopK(k=33)}):
+        kept = dict(optimizer.param_groups[0])
+        optimizer.param_groups[0].update(change)
+        with pytest.raises(ValueError, match="k must be at most the number of coordinates, 32"):
+            optimizer.step()
+        optimizer.param_groups[0].update(kept)
+    state["param_groups"][0]["penalty_k"] = 33
+    with pytest.raises(ValueError, match="k must be at most the number of coordinates, 32"):
+        optimizer.load_state_dict(state)
+    assert torch.equal(w, before)
+    optimizer.step()
+    assert (w != 0).sum() == 4
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_pieces_are_constant(kind, device):
+    v = torch.randn(1, 1000, generator=torch.Generator().manual_seed(0)).to(device) * 1000
+    w = torch.nn.Parameter(v.clone())
+    penalty = prox.TV1D(1e5)
+    options = {} if kind == "SGD" else {"prox_clip": None, "weight_decay": 0.0}
+    w.grad = torch.zeros_like(w)
+    getattr(optim, kind)([w], lr=1.0, penalty=penalty, **options).step()
+    assert torch.equal(w, penalty.prox(v, torch.ones_like(v)))
+    assert len(w.unique()) < 500
+
+
+def test_the_plain_form_of_each():
+    w = torch.nn.Parameter(torch.randn(6, 8))
+    for penalty in PENALTIES:
+        group = make("AdamW", [w], penalty).param_groups[0]
+        entries = {
+            key: value
+            for key, value in group.items()
+            if value is not None and (key.startswith("penalty") or (key in ("l1", "l2") and value))
+        }
+        again = make("AdamW", [w], penalty).__class__([w], prox_metric="lr", **entries)
+        assert {key: again.param_groups[0][key] for key in entries} == entries
+        assert again.check_group(again.param_groups[0]) == penalty
+
+
+def test_a_checkpoint_is_plain_whatever_was_set(tmp_path):
+    w = torch.nn.Parameter(torch.ones(3))
+    optimizer = optim.SGD([w])
+    optimizer.param_groups[0]["penalty"] = MCP(0.1)
+    optimizer.param_groups[0]["momentum"] = np.float64(0.5)
+    torch.save(optimizer.state_dict(), tmp_path / "state")
+    (group,) = torch.load(tmp_path / "state", weights_only=True)["param_groups"]
+    assert (group["penalty"], group["penalty_lam"], group["momentum"]) == ("mcp", 0.1, 0.5)
+
+
+def test_arguments_of_no_penalty_are_refused():
+    class Mine(prox.L1):
+        name = "mine"
+
+    w = torch.nn.Parameter(torch.ones(3))
+    for call, message in (
+        (lambda: optim.AdamW([w], penalty_lam=3.0), "penalty_lam is no argument of penalty=None"),
+        (
+            lambda: optim.AdamW([w], penalty="l0", penalty_lam=1.0, penalty_gamma=3.0),
+            "penalty_gamma is no argument of penalty='l0'",
+        ),
+        (
+            lambda: optim.AdamW([{"params": [w], "penalty_lam": 0.5}], penalty=L1(0.1)),
+            "penalty_lam is no argument of penalty='l1'",
+        ),
+        (lambda: optim.AdamW([w], penalty=Mine(0.1)), "one of torchcalc.prox, which groups can"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    optimizer = optim.SGD([w], penalty=MCP(0.1))
+    optimizer.param_groups[0]["penalty_lam"] = np.array([0.1])
+    w.grad = torch.ones(3)
+    with pytest.raises(TypeError, match="penalty_lam must be a number"):
+        optimizer.step()

@@ -277,3 +277,81 @@ def test_values_of_half_types_are_added_up_in_float32(device):
     for half in (torch.bfloat16, torch.float16):
         assert prox.L1(1.0).value(ones.to(half)) == 100_000
         assert prox.L0(1.0).value(ones.to(half)) == 100_000
+
+
+@pytest.mark.parametrize("tiny", [1e-9, 1e-18, 0.0])
+def test_a_dead_group_has_no_gradient_however_small(tiny, device, dtype):
+    v = torch.tensor([[1.0, 2.0], [tiny, tiny]], dtype=dtype, device=device, requires_grad=True)
+    lam = torch.tensor(0.1, dtype=dtype, device=device, requires_grad=True)
+    step = torch.full_like(v, 5.0).requires_grad_()
+    for penalty in (prox.GroupL2(lam), prox.SparseGroupL2(1e-3, lam)):
+        y = penalty.prox(v, step)
+        first = torch.autograd.grad(y.sum(), (v, lam, step), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (v, lam, step))
+        assert all(g.isfinite().all() for g in (*first, *second))
+        assert (first[0][1] == 0).all()
+        assert (first[2][1] == 0).all()
+
+
+@pytest.mark.parametrize("penalty", [prox.GroupL2(0.1), prox.MCP(0.1) + prox.NonNegative()])
+def test_a_step_that_changes_is_an_input_of_the_compiled_function(penalty):
+    counter = CompileCounter()
+    compiled = torch.compile(penalty.prox, backend=counter, fullgraph=True)
+    v = torch.randn(5, 4)
+    for k in range(12):
+        torch.testing.assert_close(compiled(v, 0.1 * k + 0.05), penalty.prox(v, 0.1 * k + 0.05))
+    assert counter.frame_count <= 3
+
+
+def test_strengths_that_change_while_tracing():
+    compiled = torch.compile(lambda v, lam: prox.LInf(lam).prox(v), backend="eager", fullgraph=True)
+    v = torch.randn(5)
+    for lam in (0.1, 0.2, 0.3):
+        torch.testing.assert_close(compiled(v, lam), prox.LInf(lam).prox(v))
+
+
+def test_values_and_conjugates_of_large_tensors_are_no_laxer():
+    n = 1_000_000
+    u = torch.full((n,), 1.005)
+    assert prox.ElasticNet(1.0, 1.0).conjugate(torch.full((n,), 2.0)).item() == pytest.approx(n / 2)
+    for penalty in (prox.L1(1.0), prox.NonNegativeL1(1.0)):
+        assert penalty.conjugate(u).isinf()
+    assert prox.GroupL2(1.0).conjugate(u.view(n, 1)).isinf()
+    one = torch.full((n,), 1.0)
+    for penalty, w in (
+        (prox.L2Ball(1.0), one / n**0.5),
+        (prox.L1Ball(1.0), one / n),
+        (prox.Simplex(1.0), one / n),
+    ):
+        assert penalty.value(w) == 0
+        assert penalty.value(1.005 * w).isinf()
+        assert penalty.value(penalty.prox(torch.randn(n))) == 0
+    assert prox.Simplex(9e4).value(torch.full((1000,), 90.0).half()) == 0
+
+
+def test_conjugates_refuse_what_values_refuse():
+    for call in (
+        lambda: prox.L2(0.1).conjugate(torch.randn(3).cfloat()),
+        lambda: prox.L1(0.1).dual_norm(torch.arange(3)),
+    ):
+        with pytest.raises(TypeError, match="u must be float32"):
+            call()
+    for penalty in (prox.L1(1.0), prox.GroupL2(1.0), prox.L1Ball(1.0), prox.Simplex(1.0)):
+        assert penalty.conjugate(torch.zeros(0)) == 0
+
+
+def test_a_value_has_a_gradient_at_zero():
+    w = torch.tensor([0.0, 4.0], requires_grad=True)
+    prox.LHalf(2.0).value(w).backward()
+    assert torch.equal(w.grad, torch.tensor([0.0, 0.5]))
+
+
+@pytest.mark.parametrize("n", range(1, 34))
+def test_l1_ball_far_inside_in_any_metric(n, device):
+    generator = torch.Generator().manual_seed(n)
+    v = (1000 * torch.randn(n, generator=generator)).to(device)
+    s = (0.4 + 1.4 * torch.rand(n, generator=generator)).to(device)
+    for radius in (1e-3, 1.0):
+        x = prox.L1Ball(radius).prox(v, s)
+        assert x.double().abs().sum().item() == pytest.approx(radius, rel=1e-6)
+        assert prox.L1Ball(radius).value(x) == 0

@@ -295,7 +295,7 @@ def check_number(op: str, name: str, value: Any) -> float:
 def check_finite(op: str, name: str, value: Any) -> float:
     """A strength of a penalty that an optimizer applies: 0 times infinity must not arise."""
     number = check_number(op, name, value)
-    if math.isinf(number):
+    if number == math.inf:  # also where Dynamo traces
         raise ValueError(f"{op}: {name} must be finite, got {value}")
     return number
 

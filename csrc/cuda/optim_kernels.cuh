@@ -66,7 +66,7 @@ __device__ void for_each_octet(const OptimBatch<T>& batch, int k, F f) {
 template <class T, bool kNorm>
 __global__ void __launch_bounds__(kThreads)
     sgd_kernel(const __grid_constant__ OptimBatch<T> batch, math::SgdRule<opmath_t<T>> rule,
-               math::Penalty penalty, opmath_t<T> step) {
+               const __grid_constant__ math::Penalty penalty, opmath_t<T> step) {
   using Op = opmath_t<T>;
   const int k = block_tensor(batch);
   const OptimTensor<T> t = batch.tensors[k];

@@ -178,12 +178,15 @@ TC_HD bool l2_ball(const Group& group, const Penalty& g) {
   return true;
 }
 
-// What makes the sum of the x that f gives the one that is wanted: where these are small
-// differences of large numbers, rounding makes it another.
+// x = f(v, s), times what makes the sum of |x| the one that is wanted: where these are small
+// differences of large numbers, rounding makes it another. The sum is that of the x as stored: in
+// another loop the compiler may round f otherwise.
 template <class T, class Group, class F>
-TC_HD T mended(const Group& group, double wanted, F f) {
-  const double sum = group.sum([=](T v, T s) TC_TERM { return Sums<T>{std::fabs(f(v, s))}; }).x;
-  return sum > 0 ? static_cast<T>(wanted / sum) : T(1);
+TC_HD void map_to_sum(const Group& group, double wanted, F f) {
+  group.map([=](T v, T s, int64_t) TC_TERM { return f(v, s); });
+  const double sum = group.sum([=](T v, T) TC_TERM { return Sums<T>{std::fabs(v)}; }).x;
+  const T factor = sum > 0 ? static_cast<T>(wanted / sum) : T(1);
+  group.map([=](T v, T, int64_t) TC_TERM { return factor * v; });
 }
 
 // ||x||_1 <= radius:  S(v_i, t s_i).  (Duchi et al., "Efficient projections onto the l1-ball",
@@ -197,9 +200,7 @@ TC_HD bool l1_ball(const Group& group, const Penalty& g) {
     return Term<T>{std::fabs(v), s};
   });
   const T at = static_cast<T>(t);
-  const auto prox = [=](T v, T s) TC_TERM { return soft_threshold(v, at * s); };
-  const T factor = mended<T>(group, g.lam, prox);
-  group.map([=](T v, T s, int64_t) TC_TERM { return factor * prox(v, s); });
+  map_to_sum<T>(group, g.lam, [=](T v, T s) TC_TERM { return soft_threshold(v, at * s); });
   return true;
 }
 
@@ -212,9 +213,7 @@ TC_HD bool simplex(const Group& group, const Penalty& g) {
       g.lam == 0 ? INFINITY
                  : water_level<T>(group, g.lam, [](T v, T s) TC_TERM { return Term<T>{v, s}; });
   const T at = static_cast<T>(t);
-  const auto prox = [=](T v, T s) TC_TERM { return above(v - at * s, T(0)); };
-  const T factor = mended<T>(group, g.lam, prox);
-  group.map([=](T v, T s, int64_t) TC_TERM { return factor * prox(v, s); });
+  map_to_sum<T>(group, g.lam, [=](T v, T s) TC_TERM { return above(v - at * s, T(0)); });
   return true;
 }
 

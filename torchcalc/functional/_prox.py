@@ -85,6 +85,8 @@ def prox(v: Tensor, penalty: Penalty, step: Tensor | float = 1.0) -> Tensor:
         v: of any shape.
         penalty: of ``torchcalc.prox``. Its strengths may be tensors, of one element or, where it is
             a sum over coordinates, of a shape that broadcasts to v; their values are not inspected.
+            To torch.compile those that are numbers are constants; one that changes is to be a
+            tensor.
         step: a float >= 0, where 0 leaves v as it is, unless the penalty is a constraint; or a
             tensor of positive numbers in v's dtype, or in float32 where v is of a half type, that
             broadcasts to v: a step for each coordinate.
@@ -125,6 +127,9 @@ def prox(v: Tensor, penalty: Penalty, step: Tensor | float = 1.0) -> Tensor:
         steps, value = None, check_finite("prox", "step", step)
         if penalty.is_constraint:  # the same with any one step for all
             value = 1.0
+        elif torch.compiler.is_dynamo_compiling() and value != 1:
+            # A number that an op takes is a constant of the graph, a tensor is an input.
+            steps, value = (v.new_ones((), dtype=opmath) * value).expand(v.shape), 0.0
     which = indexes(v.shape)
     if kernel is None:
         for lam in penalty.arguments().values():

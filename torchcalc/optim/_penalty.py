@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import numbers
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -75,6 +76,10 @@ def plain(op: str, given: dict[str, Any]) -> dict[str, Any]:
     penalty = given["penalty"]
     shared = dict.fromkeys(_SHARED, 0.0)
     if isinstance(penalty, Penalty):
+        if type(penalty) is not CLASSES.get(getattr(penalty, "name", "")):
+            raise TypeError(
+                f"{op}: penalty must be one of torchcalc.prox, which groups can name, got {penalty}"
+            )
         arguments = penalty.arguments()
         for argument, value in arguments.items():
             if isinstance(value, Tensor):
@@ -94,6 +99,7 @@ def plain(op: str, given: dict[str, Any]) -> dict[str, Any]:
             f"{op}: penalty must be a torchcalc.prox penalty, None, or the name of one with its "
             f"arguments, got {penalty!r}"
         )
+    check_known(op, penalty, given)
     missing = [key for key in own.values() if given.get(key) is None and not _may_be_none(key)]
     if missing:
         raise TypeError(
@@ -104,8 +110,23 @@ def plain(op: str, given: dict[str, Any]) -> dict[str, Any]:
     return {"penalty": penalty, **shared, **{k: given[k] for k in _SHARED if given.get(k)}, **found}
 
 
+def check_known(op: str, name: Any, given: dict[str, Any]) -> None:
+    """Raises where an argument is given that the penalty of this name does not have."""
+    own = KEYS.get(name, {}).values() if isinstance(name, str) else ()
+    for key, value in given.items():
+        if key.startswith("penalty_") and key not in own and value is not None:
+            raise TypeError(f"{op}: {key} is no argument of penalty={name!r}")
+
+
 def _may_be_none(key: str) -> bool:
     return key in ("penalty_k", "penalty_density")
+
+
+def name_it(op: str, group: dict[str, Any]) -> None:
+    """A penalty that was set as an object becomes plain values."""
+    if isinstance(group["penalty"], Penalty):
+        group.update(plain(op, {"penalty": group["penalty"]}))
+        forget_others(group)
 
 
 def forget_others(group: dict[str, Any]) -> None:
@@ -128,10 +149,10 @@ def check(op: str, group: dict[str, Any]) -> Penalty | None:
         )
     values = []
     for key in KEYS[name].values():
-        if key not in group:
+        if key not in group and not _may_be_none(key):
             raise ValueError(f"{op}: a group with penalty={name!r} must have {key}")
-        value = group[key]
-        if isinstance(value, Tensor):
+        value = group.get(key)
+        if isinstance(value, Tensor) or not isinstance(value, Hashable | list):
             raise TypeError(f"{op}: {key} must be a number, got {value!r}")
         values.append(tuple(value) if isinstance(value, list) else value)
     try:
@@ -140,7 +161,7 @@ def check(op: str, group: dict[str, Any]) -> Penalty | None:
         raise type(error)(f"{op}: penalty {error}") from None
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=1024, typed=True)
 def _made(name: str, *values: Any) -> Penalty:
     return CLASSES[name](*values)
 
@@ -158,8 +179,9 @@ def check_used(op: str, group: dict[str, Any]) -> None:
 def pull(param: Tensor, penalty: Penalty, step: Tensor | float, bound: float) -> None:
     """param = its prox, of a penalty on the tensor as a whole, but no farther than the bound."""
     v = param if param.dtype.itemsize >= 4 else param.float()
-    pull = v - penalty.prox(v, step)
+    x = penalty.prox(v, step)
     if bound < math.inf:
-        norm, most = torch.linalg.vector_norm(pull), bound * math.sqrt(param.numel())
-        pull = torch.where(norm > most, pull * (most / norm), pull)
-    param.copy_(torch.where(pull == 0, v, v - pull))
+        pull, most = v - x, bound * math.sqrt(param.numel())
+        norm = torch.linalg.vector_norm(pull)
+        x = torch.where(norm > most, v - pull * (most / norm), x)
+    param.copy_(x)

@@ -68,9 +68,7 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         A penalty that was set as an object becomes plain values. Returns the group's penalty.
         """
         op = type(self).__name__
-        if isinstance(group["penalty"], Penalty):
-            group.update(_penalty.plain(op, {"penalty": group["penalty"]}))
-            _penalty.forget_others(group)
+        _penalty.name_it(op, group)
         if isinstance(group["lr"], Tensor) and group["lr"].numel() == 1:
             group["lr"] = float(group["lr"])
         check_range(op, "lr", group["lr"], 0.0)
@@ -111,6 +109,8 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         op = type(self).__name__
         if "penalty" in param_group:
             param_group = {**param_group, **_penalty.plain(op, param_group)}
+        else:
+            _penalty.check_known(op, self.defaults["penalty"], param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -132,6 +132,13 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """As that of its torch.optim namesake; groups hold plain values besides the parameters."""
+        for group in self.param_groups:
+            _penalty.name_it(type(self).__name__, group)
+            _penalty.make_plain(group)
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes this optimizer's state, or that of its torch.optim namesake.
@@ -163,10 +170,13 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             }
             for own, saved in zip(self.param_groups, saved_groups, strict=True)
         ]
-        for group in merged:
+        for own, group in zip(self.param_groups, merged, strict=True):
             _penalty.forget_others(group)
             _penalty.make_plain(group)
-            self.check_group(group)
+            penalty = self.check_group(group)
+            if penalty is not None:
+                for param in own["params"]:
+                    self._check_shape(penalty, param)
         self._check_shapes(state_dict["state"], saved_groups)
         return {**state_dict, "param_groups": merged}
 

@@ -37,7 +37,8 @@ class AdamW(ProximalOptimizer):
     With L1 and without the clip w is S(v, s lam): weights become exactly zero. Bias corrections are
     computed in double. State and its keys are torch.optim.AdamW's, and load both ways. The clip is
     that of each coordinate; where the penalty is on groups or on the tensor as a whole,
-    ||w - v|| <= b sqrt(n) for the n coordinates of a group. Constraints are met after every step.
+    ||w - v|| <= b sqrt(n) for the n coordinates of a group. Constraints are met after every step,
+    with lr = 0 as well: such a step is how torch.distributed.checkpoint makes states.
 
     The pull of a penalty is v - u, how far its prox moves a coordinate; by Moreau it is s times a
     subgradient of the penalty at u. Adam moves a coordinate by about lr a step, and ``prox_clip``

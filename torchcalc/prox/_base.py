@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -41,7 +43,7 @@ class Penalty(abc.ABC):
         Where w is of a half type it is added up in float32.
         """
         check_floating(type(self).__name__, "w", w)
-        return self.g(w.float() if w.dtype.itemsize < 4 and not self.is_constraint else w)
+        return self.g(w if self.is_constraint else wide(w))
 
     @abc.abstractmethod
     def g(self, w: Tensor) -> Tensor:
@@ -50,6 +52,12 @@ class Penalty(abc.ABC):
     def prox(self, v: Tensor, step: Strength = 1.0) -> Tensor:
         """argmin_w g(w) + sum (w - v)^2 / (2 step): :func:`torchcalc.functional.prox`."""
         return functional.prox(v, self, step)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("conjugate", "dual_norm"):
+            if name in vars(cls):
+                setattr(cls, name, _checked(vars(cls)[name]))
 
     @property
     def kernel(self) -> Kernel | None:
@@ -117,6 +125,17 @@ class Penalty(abc.ABC):
         return total
 
 
+def _checked(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """A conjugate or dual norm that refuses what value and prox refuse; of nothing it is 0."""
+
+    @functools.wraps(method)
+    def checked(self: Any, u: Tensor) -> Tensor:
+        check_floating(type(self).__name__, "u", u)
+        return method(self, wide(u)) if u.numel() else u.new_zeros(())
+
+    return checked
+
+
 def strength(op: str, name: str, value: Any, above: float | None = None) -> Strength:
     """A strength of a penalty: a finite number >= 0, or > ``above``; or a floating tensor."""
     if isinstance(value, Tensor):
@@ -131,7 +150,7 @@ def strength(op: str, name: str, value: Any, above: float | None = None) -> Stre
     number = float(value)
     if not (number >= 0 if above is None else number > above):
         raise ValueError(f"{op}: {name} must be {bounds}, got {value}")
-    if math.isinf(number):
+    if number == math.inf:  # also where Dynamo traces
         raise ValueError(f"{op}: {name} must be finite, got {value}")
     return number
 
@@ -148,9 +167,13 @@ def as_indicator(holds: Tensor, w: Tensor) -> Tensor:
     return torch.where(holds.all(), 0.0, math.inf).to(w.dtype)
 
 
-def slack(w: Tensor, scale: Strength) -> Strength:
-    """What rounding may make of a constraint's value of this size."""
-    dtype = torch.float32 if w.dtype.itemsize < 4 and w.dtype.is_floating_point else w.dtype
+def slack(w: Tensor, scale: Strength, terms: int = 1) -> Strength:
+    """What rounding may make of a sum of so many terms, of this size; PyTorch adds up in pairs."""
     coarse = torch.finfo(w.dtype).eps if w.dtype.itemsize < 4 else 0.0
-    relative: float = 64 * torch.finfo(dtype).eps * math.sqrt(max(w.numel(), 1)) + coarse
+    relative = 16 * torch.finfo(wide(w).dtype).eps * (1 + math.log2(max(terms, 1))) + coarse
     return relative * (scale + 1e-30)
+
+
+def wide(w: Tensor) -> Tensor:
+    """In the type that arithmetic is done in."""
+    return w.float() if w.dtype.itemsize < 4 else w

@@ -106,7 +106,9 @@ class GroupL2(_Groups):
 
     def conjugate(self, u: Tensor) -> Tensor:
         """0 where max ||u_group|| <= lam, else infinity."""
-        return as_indicator(self._norms(u) <= self.lam + slack(u, self.lam), u)
+        norms = self._norms(u)
+        terms = u.numel() // max(norms.numel(), 1)
+        return as_indicator(norms <= self.lam + slack(u, self.lam, terms), u)
 
     def dual_norm(self, u: Tensor) -> Tensor:
         """max ||u_group||."""
@@ -151,8 +153,10 @@ class SparseGroupL2(_Groups):
     def conjugate(self, u: Tensor) -> Tensor:
         """0 where max ||S(u, l1)_group|| <= lam, else infinity."""
         rest = torch.sign(u) * (u.abs() - self.l1).clamp_min(0)
-        limit = self.lam + slack(u, self.lam) + slack(u, self.l1)
-        return as_indicator(self._norms(rest) <= limit, u)
+        norms = self._norms(rest)
+        terms = u.numel() // max(norms.numel(), 1)
+        limit = self.lam + slack(u, self.lam, terms) + math.sqrt(terms) * slack(u, self.l1)
+        return as_indicator(norms <= limit, u)
 
     def scaled(self, factor: float) -> SparseGroupL2:
         return SparseGroupL2(factor * self.l1, factor * self.lam, self.dim)
@@ -262,6 +266,10 @@ class TopK(_Largest):
     @property
     def kernel(self) -> Kernel:
         return Kernel(ops.LARGEST, float(self.k or 0), self.density or 0.0, factor=0.0)
+
+    @property
+    def layout(self) -> Any:
+        return self.k
 
     def indexes(self, shape: torch.Size) -> int:
         if self.k is not None and self.k > math.prod(shape):

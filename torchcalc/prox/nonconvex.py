@@ -61,7 +61,8 @@ class LHalf(Separable):
         return Kernel(ops.L_HALF, self.lam)
 
     def g(self, w: Tensor) -> Tensor:
-        return (self.lam * w.abs().sqrt()).sum()
+        x = torch.where(w == 0, 1.0, w.abs()).sqrt()  # of 0, where it has none, a gradient of 0
+        return (self.lam * torch.where(w == 0, 0.0, x)).sum()
 
     def scaled(self, factor: float) -> LHalf:
         return LHalf(factor * self.lam)

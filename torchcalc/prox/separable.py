@@ -116,7 +116,8 @@ class ElasticNet(Separable):
 
     def conjugate(self, u: Tensor) -> Tensor:
         """sum max(|u| - l1, 0)^2 / (2 l2); where l2 is 0, that of L1."""
-        return _quadratic((u.abs() - self.l1 - slack(u, self.l1)).clamp_min(0).square(), self.l2)
+        excess = (u.abs() - self.l1).clamp_min(0)
+        return _quadratic(torch.where(excess <= slack(u, self.l1), 0.0, excess).square(), self.l2)
 
     def scaled(self, factor: float) -> ElasticNet:
         return ElasticNet(factor * self.l1, factor * self.l2)

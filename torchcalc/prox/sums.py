@@ -109,6 +109,10 @@ _BASES: dict[str, Any] = {
 _KINDS = {ops.HUBER: "huber", ops.L0: "l0", ops.L_HALF: "l_half", ops.MCP: "mcp", ops.SCAD: "scad"}
 
 
+def _are_equal(x: Strength, y: Strength) -> bool:
+    return x is y or not (isinstance(x, Tensor) or isinstance(y, Tensor) or x != y)
+
+
 def _is_zero(strength: Strength) -> bool:
     return not isinstance(strength, Tensor) and strength == 0
 
@@ -117,7 +121,7 @@ def sum_of(a: Separable, b: Separable) -> Separable | None:
     """a + b, of a class of its own where there is one; None where there is no closed form."""
     x, y = a.kernel, b.kernel
     if type(a) is type(b) and isinstance(a, L0 | LHalf | Huber):
-        same = not isinstance(a, Huber) or x.shape == y.shape
+        same = not isinstance(a, Huber) or _are_equal(x.shape, y.shape)
         return replace(a, lam=x.lam + y.lam) if same else None
     if x.kind != ops.PLAIN and y.kind != ops.PLAIN:
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchcalc.ops import penalty_prox as ops
 from torchcalc.ops.penalty_prox import Kernel, Strength
-from torchcalc.prox._base import Penalty, as_indicator, set_strengths, slack
+from torchcalc.prox._base import Penalty, as_indicator, set_strengths, slack, wide
 from torchcalc.prox.groups import check_whole, positive_dims
 
 
@@ -39,7 +39,7 @@ class LInf(Penalty):
 
     def conjugate(self, u: Tensor) -> Tensor:
         """0 where ||u||_1 <= lam, else infinity."""
-        return as_indicator(u.abs().sum() <= self.lam + slack(u, self.lam), u)
+        return as_indicator(u.abs().sum() <= self.lam + slack(u, self.lam, u.numel()), u)
 
     def dual_norm(self, u: Tensor) -> Tensor:
         """||u||_1."""
@@ -80,7 +80,8 @@ class L1Ball(_Constraint):
         return Kernel(ops.L1_BALL, self.radius)
 
     def g(self, w: Tensor) -> Tensor:
-        return as_indicator(w.abs().sum() <= self.radius + slack(w, self.radius), w)
+        limit = self.radius + slack(w, self.radius, w.numel())
+        return as_indicator(wide(w).abs().sum() <= limit, w)
 
     def conjugate(self, u: Tensor) -> Tensor:
         """radius max |u|."""
@@ -107,8 +108,8 @@ class L2Ball(_Constraint):
         return Kernel(ops.L2_BALL, self.radius)
 
     def g(self, w: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(w)
-        return as_indicator(norm <= self.radius + slack(w, self.radius), w)
+        norm = torch.linalg.vector_norm(wide(w))
+        return as_indicator(norm <= self.radius + slack(w, self.radius, w.numel()), w)
 
     def conjugate(self, u: Tensor) -> Tensor:
         """radius ||u||."""
@@ -137,7 +138,8 @@ class Simplex(_Constraint):
         return Kernel(ops.SIMPLEX, self.total)
 
     def g(self, w: Tensor) -> Tensor:
-        meets = ((w.sum() - self.total).abs() <= slack(w, self.total)) & (w >= 0).all()
+        error = (wide(w).sum() - self.total).abs()
+        meets = (error <= slack(w, self.total, w.numel())) & (w >= 0).all()
         return as_indicator(meets, w)
 
     def conjugate(self, u: Tensor) -> Tensor:
@@ -183,7 +185,7 @@ class TV1D(Penalty):
         """0 where along each line |u_1 + ... + u_i| <= lam, and 0 for the whole; else infinity."""
         positive_dims("TV1D", self.dim, u.shape)
         sums = u.cumsum(self.dim).movedim(self.dim, -1)
-        error = slack(u, self.lam + u.abs().max())
+        error = math.sqrt(u.numel()) * slack(u, self.lam + u.abs().max())  # one after the other
         return as_indicator(
             (sums.abs() <= self.lam + error).all() & (sums[..., -1].abs() <= error).all(), u
         )
@@ -233,7 +235,7 @@ class Nuclear(Penalty):
 
     def conjugate(self, u: Tensor) -> Tensor:
         """0 where the largest singular value <= lam, else infinity."""
-        return as_indicator(self.dual_norm(u) <= self.lam + slack(u, self.lam), u)
+        return as_indicator(self.dual_norm(u) <= self.lam + slack(u, self.lam, u.numel()), u)
 
     def dual_norm(self, u: Tensor) -> Tensor:
         """The largest singular value."""

@@ -107,7 +107,7 @@ def _group_l2(v: Tensor, s: Tensor, x0: Tensor, numbers: Numbers) -> Tensor:
     c = s * lam / scale
     norm = torch.linalg.vector_norm(x0 / scale, dim=1, keepdim=True)
     lives = norm > 0
-    a = torch.where(lives, a / scale, 1.0)
+    a, c = (torch.where(lives, t, 1.0) for t in (a / scale, c))  # elsewhere what has derivatives
     root = torch.where(lives, norm, 1.0)
 
     def residual(t: Tensor) -> tuple[Tensor, Tensor]:
