@@ -113,6 +113,7 @@ def test_l1_makes_exact_zeros_and_keeps_them(device):
     assert (param[zeros] == 0).all()
 
 
+@pytest.mark.no_kernels  # thousands of steps, each tested elsewhere
 def test_adaptive_metric_has_the_right_fixed_point():
     # min f(w) + lam |w|, f = sum c_i (w_i - t_i)^2 / 2:  w = S(t, lam / c), whatever c is.
     c = torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=torch.float64)

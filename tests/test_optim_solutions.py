@@ -55,6 +55,7 @@ def minimise(optimizer, w, data, steps, decay_from=None):
     return w.detach()
 
 
+@pytest.mark.no_kernels  # thousands of steps, each tested elsewhere
 @pytest.mark.parametrize(("penalty", "model", "options"), PENALTIES.values(), ids=list(PENALTIES))
 @pytest.mark.parametrize("settings", SGD_SETTINGS.values(), ids=list(SGD_SETTINGS))
 def test_sgd_ends_at_the_solution_of_scikit_learn(settings, penalty, model, options, diabetes):
@@ -69,6 +70,7 @@ def test_sgd_ends_at_the_solution_of_scikit_learn(settings, penalty, model, opti
     assert objective(w, diabetes, penalty) - objective(expected, diabetes, penalty) < 1e-9
 
 
+@pytest.mark.no_kernels  # thousands of steps, each tested elsewhere
 def test_momentum_that_is_cycled(diabetes):
     """The prox step follows the momentum: each has the same solution."""
     w = torch.nn.Parameter(torch.zeros(10, dtype=torch.float64))
@@ -85,6 +87,7 @@ def test_momentum_that_is_cycled(diabetes):
     assert max(gaps) < 1e-9
 
 
+@pytest.mark.no_kernels  # thousands of steps, each tested elsewhere
 @pytest.mark.parametrize("prox_clip", [1.25, None])
 @pytest.mark.parametrize(("penalty", "model", "options"), PENALTIES.values(), ids=list(PENALTIES))
 def test_adamw_ends_at_the_solution_of_scikit_learn(penalty, model, options, prox_clip, diabetes):
@@ -98,6 +101,7 @@ def test_adamw_ends_at_the_solution_of_scikit_learn(penalty, model, options, pro
     assert objective(w, diabetes, penalty) - objective(expected, diabetes, penalty) < 1e-6
 
 
+@pytest.mark.no_kernels  # thousands of steps, each tested elsewhere
 @pytest.mark.parametrize("lam", [1e-4, 0.3, 3.0, 30.0])
 @pytest.mark.parametrize("penalty", [prox.L1, prox.L2, lambda lam: prox.ElasticNet(lam, 0.5)])
 def test_adamw_ends_at_the_solution_of_scalar_problems(penalty, lam):

@@ -139,6 +139,7 @@ def test_dual_level(op, device):
         torch.testing.assert_close(tangent(sample.call, sample.inputs), expected, msg=sample.name)
 
 
+@pytest.mark.no_kernels  # a graph with the same ops
 @rows("forward AD")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_dual_level_inside_of_compile(op, backend, device):
@@ -148,6 +149,7 @@ def test_dual_level_inside_of_compile(op, backend, device):
         torch.testing.assert_close(compiled(*sample.inputs), expected, msg=sample.name)
 
 
+@pytest.mark.no_kernels  # a graph with the same ops
 @rows("gradgradcheck")
 def test_hessian_inside_of_compile(op, device):
     for sample in samples(op, device, 1):

@@ -84,11 +84,13 @@ def _compiled_equals_eager(op, device, backend):
             break
 
 
+@pytest.mark.no_kernels  # a graph with the same ops
 @rows()
 def test_compile(op, device):
     _compiled_equals_eager(op, device, "aot_eager")
 
 
+@pytest.mark.no_kernels  # a graph with the same ops
 @rows("gradcheck")
 @pytest.mark.parametrize("transform", ["grad", "grad of grad", "jvp", "vmap of grad"])
 def test_compiled_transforms(op, transform, device):

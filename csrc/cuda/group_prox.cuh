@@ -46,6 +46,9 @@ struct BlockGroup {
   int64_t begin;  // of the group
   Steps steps;
 
+  template <class Value>
+  static constexpr bool kKeeps = std::is_same_v<T, Value>;
+
   __device__ int64_t size() const { return layout.size; }
 
   template <class F>

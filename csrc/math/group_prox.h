@@ -13,7 +13,8 @@
 // Each comes down to one number for the group, the root of an equation of sums over it; so the
 // formulas are here, and how a sum is made is the device's. A Group<T> has
 //   size();   sum(f), the sums of f(v_i, s_i), a Sums<T>, in double;
-//   count(f), how many f(v_i, s_i, i) are true;   map(f), v_i = f(v_i, s_i, i).
+//   count(f), how many f(v_i, s_i, i) are true;   map(f), v_i = f(v_i, s_i, i);
+//   kKeeps<T>, whether that keeps all of a T.
 // On a GPU all threads of a block run this with the same sums.
 namespace torchcalc::math {
 
@@ -179,14 +180,22 @@ TC_HD bool l2_ball(const Group& group, const Penalty& g) {
 }
 
 // x = f(v, s), times what makes the sum of |x| the one that is wanted: where these are small
-// differences of large numbers, rounding makes it another. The sum is that of the x as stored: in
-// another loop the compiler may round f otherwise.
+// differences of large numbers, rounding makes it another. Where a group keeps what f gives, the
+// sum is that of what was kept: in another loop the compiler may round f otherwise.
 template <class T, class Group, class F>
 TC_HD void map_to_sum(const Group& group, double wanted, F f) {
-  group.map([=](T v, T s, int64_t) TC_TERM { return f(v, s); });
-  const double sum = group.sum([=](T v, T) TC_TERM { return Sums<T>{std::fabs(v)}; }).x;
-  const T factor = sum > 0 ? static_cast<T>(wanted / sum) : T(1);
-  group.map([=](T v, T, int64_t) TC_TERM { return factor * v; });
+  const auto scaled = [&](auto value) TC_TERM {
+    const double sum =
+        group.sum([=](T v, T s) TC_TERM { return Sums<T>{std::fabs(value(v, s))}; }).x;
+    const T factor = sum > 0 ? static_cast<T>(wanted / sum) : T(1);
+    group.map([=](T v, T s, int64_t) TC_TERM { return factor * value(v, s); });
+  };
+  if constexpr (Group::template kKeeps<T>) {
+    group.map([=](T v, T s, int64_t) TC_TERM { return f(v, s); });
+    scaled([](T v, T) TC_TERM { return v; });
+  } else {
+    scaled(f);
+  }
 }
 
 // ||x||_1 <= radius:  S(v_i, t s_i).  (Duchi et al., "Efficient projections onto the l1-ball",
