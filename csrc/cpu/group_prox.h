@@ -68,7 +68,6 @@ class Group {
  public:
   Group(T* v, const T* s, int64_t n) : v_(v), s_(s), n_(n) {}
 
-  template <class>
   static constexpr bool kKeeps = true;
 
   int64_t size() const { return n_; }

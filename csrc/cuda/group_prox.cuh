@@ -46,8 +46,7 @@ struct BlockGroup {
   int64_t begin;  // of the group
   Steps steps;
 
-  template <class Value>
-  static constexpr bool kKeeps = std::is_same_v<T, Value>;
+  static constexpr bool kKeeps = false;  // T may be narrower than double
 
   __device__ int64_t size() const { return layout.size; }
 

@@ -14,7 +14,7 @@
 // formulas are here, and how a sum is made is the device's. A Group<T> has
 //   size();   sum(f), the sums of f(v_i, s_i), a Sums<T>, in double;
 //   count(f), how many f(v_i, s_i, i) are true;   map(f), v_i = f(v_i, s_i, i);
-//   kKeeps<T>, whether that keeps all of a T.
+//   kKeeps, whether that keeps all that f gives.
 // On a GPU all threads of a block run this with the same sums.
 namespace torchcalc::math {
 
@@ -190,7 +190,7 @@ TC_HD void map_to_sum(const Group& group, double wanted, F f) {
     const T factor = sum > 0 ? static_cast<T>(wanted / sum) : T(1);
     group.map([=](T v, T s, int64_t) TC_TERM { return factor * value(v, s); });
   };
-  if constexpr (Group::template kKeeps<T>) {
+  if constexpr (Group::kKeeps) {
     group.map([=](T v, T s, int64_t) TC_TERM { return f(v, s); });
     scaled([](T v, T) TC_TERM { return v; });
   } else {
