@@ -301,7 +301,7 @@ def test_the_plain_form_of_each():
             for key, value in group.items()
             if value is not None and (key.startswith("penalty") or (key in ("l1", "l2") and value))
         }
-        again = make("AdamW", [w], penalty).__class__([w], prox_metric="lr", **entries)
+        again = optim.AdamW([w], prox_metric="lr", **entries)
         assert {key: again.param_groups[0][key] for key in entries} == entries
         assert again.check_group(again.param_groups[0]) == penalty
 

@@ -341,6 +341,14 @@ def test_conjugates_refuse_what_values_refuse():
         assert penalty.conjugate(torch.zeros(0)) == 0
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_a_conjugate_of_half_types_has_their_rounding(half):
+    for penalty in (prox.L1(0.1), prox.NonNegativeL1(0.1), prox.GroupL2(0.1), prox.LInf(0.1)):
+        for sign in (1, 1 - 1e-5):  # whichever way 0.1 is rounded
+            assert penalty.conjugate(torch.tensor([0.1 * sign], dtype=half)) == 0
+        assert penalty.conjugate(torch.tensor([0.11], dtype=half)).isinf()
+
+
 def test_a_value_has_a_gradient_at_zero():
     w = torch.tensor([0.0, 4.0], requires_grad=True)
     prox.LHalf(2.0).value(w).backward()

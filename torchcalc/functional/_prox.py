@@ -128,7 +128,8 @@ def prox(v: Tensor, penalty: Penalty, step: Tensor | float = 1.0) -> Tensor:
         if penalty.is_constraint:  # the same with any one step for all
             value = 1.0
         elif torch.compiler.is_dynamo_compiling() and value != 1:
-            # A number that an op takes is a constant of the graph, a tensor is an input.
+            # A number that an op takes is a constant of the graph, a tensor is an input. The
+            # default stays a constant: it costs no reading.
             steps, value = (v.new_ones((), dtype=opmath) * value).expand(v.shape), 0.0
     which = indexes(v.shape)
     if kernel is None:

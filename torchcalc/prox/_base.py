@@ -131,7 +131,7 @@ def _checked(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor],
     @functools.wraps(method)
     def checked(self: Any, u: Tensor) -> Tensor:
         check_floating(type(self).__name__, "u", u)
-        return method(self, wide(u)) if u.numel() else u.new_zeros(())
+        return method(self, u) if u.numel() else u.new_zeros(())
 
     return checked
 
