@@ -17,7 +17,8 @@ PENALTIES = [
     *(prox.Box(-0.2, 0.3), prox.Huber(2.0, 0.1), prox.L0(0.3), prox.LHalf(0.5), MCP(0.5, 0.4)),
     *(prox.SCAD(0.5, 2.5), 2 * prox.SCAD(0.5), MCP(0.5, 2.0) + L1(0.2) + NonNegative()),
     *(prox.GroupL2(1.0), prox.GroupL2(1.0, dim=1), prox.SparseGroupL2(0.5, 0.5)),
-    *(prox.NMSparse(2, 4), prox.NMSparse(1, 3, dim=0), prox.TopK(k=7), prox.TopK(density=0.4)),
+    *(prox.NMSparse(2, 4), prox.NMSparse(5, 8), prox.NMSparse(1, 3, dim=0)),
+    *(prox.TopK(k=7), prox.TopK(density=0.4)),
     *(prox.LInf(2.0), prox.L1Ball(2.0), prox.L2Ball(1.0), prox.Simplex(1.0)),
     *(prox.TV1D(0.5), prox.TV1D(0.5, dim=0), prox.Nuclear(0.5)),
 ]

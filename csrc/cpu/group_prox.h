@@ -142,14 +142,16 @@ constexpr int64_t kMostCompared = 64;
 
 template <int M, class T>
 TC_SIMD void keep_largest(T* __restrict v, const T* __restrict s, int64_t groups, int64_t m,
-                          int64_t kept) {
+                          int kept) {
   const int64_t size = M > 0 ? M : m;
   for (int64_t k = 0; k < groups; ++k) {
     math::Key<T> keys[M > 0 ? M : kMostCompared];
     T* const group = v + k * size;
     for (int64_t i = 0; i < size; ++i) keys[i] = math::key_of(group[i], s[k * size + i]);
+    TC_UNROLL
     for (int64_t i = 0; i < size; ++i) {
       int rank = 0;
+      TC_UNROLL
       for (int64_t j = 0; j < size; ++j) {
         rank += (keys[j] > keys[i]) | ((keys[j] == keys[i]) & (j < i));
       }
@@ -163,8 +165,10 @@ template <class Op>
 void prox_in_order(const math::Penalty& g, Op* v, const Op* s, int64_t groups, int64_t size,
                    int64_t pitch) {
   if (g.kind == math::PenaltyKind::kLargest && size <= kMostCompared) {
-    const int64_t kept = math::kept_of(g, size);
+    const auto kept = static_cast<int>(std::min(math::kept_of(g, size), size));
+    if (size == 2) return keep_largest<2>(v, s, groups, size, kept);
     if (size == 4) return keep_largest<4>(v, s, groups, size, kept);
+    if (size == 8) return keep_largest<8>(v, s, groups, size, kept);
     return keep_largest<0>(v, s, groups, size, kept);
   }
   if (g.kind == math::PenaltyKind::kTotalVariation) {

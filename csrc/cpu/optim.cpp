@@ -124,23 +124,41 @@ void step_all(const std::vector<OptimTensor<T>>& tensors, const std::vector<Grou
               const math::Penalty& penalty, opmath_t<T> step, bool want_steps, Update update) {
   using Op = opmath_t<T>;
   const PenaltyStage<Op> stage(penalty);
-  const auto segment = [&](size_t k, int64_t i, int64_t n, Op* steps) {
+  const auto segment = [&](size_t k, int64_t i, int64_t n, Op* steps, auto prox) {
     Segment<T> param;
     Op* const v = param.read(tensors[k].param + i, n);
     update(k, i, n, v, steps);
-    stage(v, steps, step, n);
+    prox(v, steps, n);
     param.write(tensors[k].param + i, n);
   };
   if (layouts.empty()) {
     for_each_segment(tensors, [&](size_t k, int64_t i, int64_t n) {
       alignas(64) Op steps[kStage];
-      segment(k, i, n, want_steps ? steps : nullptr);
+      segment(k, i, n, want_steps ? steps : nullptr,
+              [&](Op* v, const Op* steps, int64_t n) { stage(v, steps, step, n); });
+    });
+    return;
+  }
+  // Groups that no stage cuts are a stage themselves.
+  const auto is_uncut = [](const GroupLayout& layout) {
+    return layout.in_order() && layout.size > 0 && kStage % layout.size == 0;
+  };
+  if (std::all_of(layouts.begin(), layouts.end(), is_uncut)) {
+    const Op one_step = penalty.one_step(step);
+    for_each_segment(tensors, [&](size_t k, int64_t i, int64_t n) {
+      alignas(64) Op steps[kStage];
+      segment(k, i, n, want_steps ? steps : nullptr, [&](Op* v, const Op*, int64_t n) {
+        const int64_t size = layouts[k].size;
+        if (!want_steps) std::fill_n(steps, n, one_step);
+        if (want_steps || one_step != 0) prox_in_order<Op>(penalty, v, steps, n / size, size, size);
+      });
     });
     return;
   }
   const auto update_range = [&](size_t k, int64_t begin, int64_t end, Op* steps) {
     for (int64_t i = begin; i < end; i += kStage) {
-      segment(k, i, std::min(kStage, end - i), steps ? steps + (i - begin) : nullptr);
+      segment(k, i, std::min(kStage, end - i), steps ? steps + (i - begin) : nullptr,
+              [](Op*, const Op*, int64_t) {});
     }
   };
   for (size_t k = 0; k < tensors.size(); ++k) {
