@@ -17,6 +17,7 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 torch.set_num_threads(max(1, torch.get_num_threads() // WORKERS))
 # On the CPU the CUDA code is slow: there derivatives are compared along random directions.
 IS_CUDA_HOST = "TORCHCALC_CUDA_HOST" in os.environ
+DERIVATIVES = ("gradcheck", "gradgradcheck", "forward AD")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -26,6 +27,8 @@ def rows(mode: str | None = None) -> pytest.MarkDecorator:
     for op in OPS:
         reason = op.skip.get(mode) if mode else None
         marks = [pytest.mark.skip(reason=f"not applicable: {reason}")] if reason else []
+        if op.by_formula and mode in DERIVATIVES:
+            marks.append(pytest.mark.no_kernels)
         params.append(pytest.param(op, id=op.name, marks=marks))
     return pytest.mark.parametrize("op", params)
 

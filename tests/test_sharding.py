@@ -10,9 +10,12 @@ import torch
 
 HERE = Path(__file__).parent
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available(), reason="torch has no torch.distributed"
-)
+pytestmark = [
+    pytest.mark.no_kernels,  # what is a shard's own is tested in one process
+    pytest.mark.skipif(
+        not torch.distributed.is_available(), reason="torch has no torch.distributed"
+    ),
+]
 
 
 def run(count, script, *arguments):
@@ -43,7 +46,7 @@ def test_ops_on_two_ranks(tmp_path):
         assert printed == ["linear_act", "prox", "dropout", "data_parallel"]
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.no_kernels)])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_masks_and_layers(ranks, tmp_path):
     for printed in run(ranks, "masked_ranks.py", str(ranks), str(tmp_path / "meeting")):
         parts = ["dropouts", "layers", "gated", "mlps", "refusals", "modules"]

@@ -105,4 +105,4 @@ def _shapes(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             yield _sample(f"{shape}, columns", GroupL2(1.7183, -1), v, 0.25)
 
 
-OPS = [Op("penalty_prox", _samples, _shapes)]
+OPS = [Op("penalty_prox", _samples, _shapes, by_formula=True)]

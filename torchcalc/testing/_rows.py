@@ -38,12 +38,14 @@ class Op:
 
     ``samples`` are small, with every argument in use; ``shapes`` are odd, prime, empty, width-1 and
     larger than a kernel's block. ``skip`` maps one of ``MODES`` that does not apply to the reason.
+    ``by_formula``: its derivatives are PyTorch's of a formula, and have no kernels of their own.
     """
 
     name: str
     samples: Samples
     shapes: Samples
     skip: Mapping[str, str] = field(default_factory=dict)
+    by_formula: bool = False
 
 
 class Random:
