@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _FAMILIES = (
-    "dropout", "linear_act", "activations", "shapes", "gated", "mlp", "vmap", "optim", "memory",
-    "import",
+    "dropout", "linear_act", "activations", "shapes", "gated", "mlp", "vmap", "optim", "penalties",
+    "memory", "import",
 )  # fmt: skip
 MOST = 4  # rows of a family; where there are more, the worst stands for all of them
 
