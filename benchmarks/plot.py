@@ -43,7 +43,7 @@ TITLES = {
     "calls": "One thread",
     "dtypes": "Time in a dtype / in float32, one thread",
     "penalty": "Step with L1 / without, one thread",
-    "penalties": "AdamW's step with a penalty / without; projections / sorted ones",
+    "penalties": "AdamW + penalty / without; projections / sorted",
 }
 # What a picture's file name ends in, its title and the families that it shows.
 PICTURES = {
@@ -78,6 +78,7 @@ def plot(path: Path, machine: dict[str, Any], results: Results) -> list[Path]:
 
 def _picture(path: Path, title: str, machine: dict[str, Any], panels: Results) -> None:
     from matplotlib import pyplot as plt
+    from PIL import Image  # which matplotlib depends on
 
     columns = _columns(panels)
     height = max(sum(_height(panels[family]) for family in column) for column in columns)
@@ -96,6 +97,9 @@ def _picture(path: Path, title: str, machine: dict[str, Any], panels: Results) -
     _head(head, title, machine, names)
     fig.savefig(path, dpi=130, facecolor="white")
     plt.close(fig)
+    with Image.open(path) as picture:  # has few colours: as a palette, a third of the size
+        few = picture.convert("RGB").quantize(256)
+    few.save(path, optimize=True)
 
 
 def _height(rows: list[Row]) -> float:

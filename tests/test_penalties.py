@@ -269,21 +269,6 @@ def test_those_that_stay_are_the_best(case, v, scales):
         assert ours <= best + 1e-10 * (1 + best)
 
 
-@pytest.mark.parametrize("size", [2, 4, 5, 8, 64, 65, 3000])
-@pytest.mark.parametrize("one_step", [True, False])
-def test_of_equals_the_lowest_index_stays(size, one_step, device, dtype):
-    v = torch.ones(size, device=device, dtype=dtype)
-    v[size // 2] = 2.0
-    step = 0.5 if one_step else torch.full_like(v, 0.5)
-    with torch.no_grad():
-        x = prox.TopK(k=min(4, size - 1)).prox(v, step)
-    others = [i for i in range(size) if i != size // 2][: min(3, size - 2)]
-    expected = torch.zeros_like(v)
-    expected[size // 2] = 2
-    expected[others] = 1
-    assert torch.equal(x, expected)
-
-
 def examples():
     """Penalties, and whether a v of this shape suits them."""
     yield from (prox.L1(0.7), prox.L2(0.7), prox.ElasticNet(0.3, 0.5), prox.NonNegative())

@@ -9,8 +9,6 @@ import torch
 
 from torchcalc import prox
 
-pytestmark = pytest.mark.no_kernels
-
 HOMOGENEOUS = [
     *(prox.L1(0.7), prox.GroupL2(1.2), prox.GroupL2(1.2, dim=1), prox.SparseGroupL2(0.3, 0.8)),
     *(prox.LInf(3.0), prox.TV1D(0.6), prox.TV1D(0.6, dim=0)),

@@ -208,6 +208,21 @@ def test_compiled_prox(name, device):
     torch.testing.assert_close(with_gradients(compiled), with_gradients(call))
 
 
+@pytest.mark.parametrize("size", [2, 4, 5, 8, 64, 65, 3000])
+@pytest.mark.parametrize("one_step", [True, False])
+def test_of_equals_the_lowest_index_stays(size, one_step, device, dtype):
+    v = torch.ones(size, device=device, dtype=dtype)
+    v[size // 2] = 2.0
+    step = 0.5 if one_step else torch.full_like(v, 0.5)
+    with torch.no_grad():
+        x = prox.TopK(k=min(4, size - 1)).prox(v, step)
+    others = [i for i in range(size) if i != size // 2][: min(3, size - 2)]
+    expected = torch.zeros_like(v)
+    expected[size // 2] = 2
+    expected[others] = 1
+    assert torch.equal(x, expected)
+
+
 @pytest.mark.parametrize("penalty", [prox.NMSparse(2, 4), prox.TopK(k=3)], ids=str)
 def test_what_is_not_differentiable(penalty, device):
     v = torch.randn(3, 4, device=device, requires_grad=True)

@@ -88,8 +88,8 @@ class Segment {
   alignas(64) opmath_t<T> values_[kInPlace ? 1 : kStage];
 };
 
-// f(k, i, n) over segments [i, i + n) of all tensors k, in parallel: few large and many small ones
-// alike.
+// f(scratch, k, i, n) over segments [i, i + n) of all tensors k, in parallel: few large and many
+// small ones alike. Each thread has its own scratch.
 template <class T, class F>
 void for_each_segment(const std::vector<OptimTensor<T>>& tensors, F f) {
   struct Piece {
@@ -109,9 +109,10 @@ void for_each_segment(const std::vector<OptimTensor<T>>& tensors, F f) {
   const auto count = static_cast<int64_t>(pieces.size());
   const int64_t grain = total > 0 ? ceil_div(kGrain * count, total) : 1;
   torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
+    GroupScratch<opmath_t<T>> scratch;
     for (int64_t p = first; p < last; ++p) {
       const auto [k, begin, end] = pieces[p];
-      for (int64_t i = begin; i < end; i += kStage) f(k, i, std::min(kStage, end - i));
+      for (int64_t i = begin; i < end; i += kStage) f(scratch, k, i, std::min(kStage, end - i));
     }
   });
 }
@@ -124,41 +125,33 @@ void step_all(const std::vector<OptimTensor<T>>& tensors, const std::vector<Grou
               const math::Penalty& penalty, opmath_t<T> step, bool want_steps, Update update) {
   using Op = opmath_t<T>;
   const PenaltyStage<Op> stage(penalty);
-  const auto segment = [&](size_t k, int64_t i, int64_t n, Op* steps, auto prox) {
+  const auto segment = [&](size_t k, int64_t i, int64_t n, Op* steps, auto groups) {
     Segment<T> param;
     Op* const v = param.read(tensors[k].param + i, n);
     update(k, i, n, v, steps);
-    prox(v, steps, n);
+    stage(v, steps, step, n);
+    groups(v);
     param.write(tensors[k].param + i, n);
   };
-  if (layouts.empty()) {
-    for_each_segment(tensors, [&](size_t k, int64_t i, int64_t n) {
-      alignas(64) Op steps[kStage];
-      segment(k, i, n, want_steps ? steps : nullptr,
-              [&](Op* v, const Op* steps, int64_t n) { stage(v, steps, step, n); });
-    });
-    return;
-  }
-  // Groups that no stage cuts are a stage themselves.
+  // Groups that no stage cuts are within it, and so is their prox.
   const auto is_uncut = [](const GroupLayout& layout) {
-    return layout.in_order() && layout.size > 0 && kStage % layout.size == 0;
+    return layout.in_order() && kStage % std::max<int64_t>(layout.size, 1) == 0;
   };
-  if (std::all_of(layouts.begin(), layouts.end(), is_uncut)) {
-    const Op one_step = penalty.one_step(step);
-    for_each_segment(tensors, [&](size_t k, int64_t i, int64_t n) {
-      alignas(64) Op steps[kStage];
-      segment(k, i, n, want_steps ? steps : nullptr, [&](Op* v, const Op*, int64_t n) {
-        const int64_t size = layouts[k].size;
-        if (!want_steps) std::fill_n(steps, n, one_step);
-        if (want_steps || one_step != 0) prox_in_order<Op>(penalty, v, steps, n / size, size, size);
+  if (std::all_of(layouts.begin(), layouts.end(), is_uncut)) {  // or there are none
+    for_each_segment(tensors, [&](GroupScratch<Op>& scratch, size_t k, int64_t i, int64_t n) {
+      alignas(64) Op memory[kStage];
+      Op* const steps = want_steps ? memory : nullptr;
+      segment(k, i, n, steps, [&](Op* v) {
+        if (layouts.empty()) return;
+        const int64_t count = n / layouts[k].size;
+        prox_some_groups<Op>(penalty, layouts[k], v, steps, step, 0, count, scratch);
       });
     });
     return;
   }
   const auto update_range = [&](size_t k, int64_t begin, int64_t end, Op* steps) {
     for (int64_t i = begin; i < end; i += kStage) {
-      segment(k, i, std::min(kStage, end - i), steps ? steps + (i - begin) : nullptr,
-              [](Op*, const Op*, int64_t) {});
+      segment(k, i, std::min(kStage, end - i), steps ? steps + (i - begin) : nullptr, [](Op*) {});
     }
   };
   for (size_t k = 0; k < tensors.size(); ++k) {
