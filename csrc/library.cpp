@@ -95,11 +95,28 @@ STABLE_TORCH_LIBRARY(torchcalc, m) {
   m.def(
       "sgd_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor places, "
       "float lr, float momentum, float dampening, float weight_decay, bool nesterov, "
-      "bool maximize, bool first_step, int penalty, float[] numbers) -> ()");
+      "bool maximize, bool first_step, int penalty, float[] numbers, "
+      "Tensor[] live, int[] fields, int rounding_seed=-1) -> ()");
   m.def(
-      "adamw_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor places, "
-      "float lr, float beta1, float beta2, float eps, float weight_decay, bool maximize, "
-      "int penalty, float[] numbers, bool adaptive, float bound) -> ()");
+      "adam_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor places, "
+      "float lr, float beta1, float beta2, float eps, float weight_decay, bool amsgrad, "
+      "bool decoupled, bool maximize, int penalty, float[] numbers, bool adaptive, "
+      "float prox_clip, "
+      "Tensor[] live, int[] fields, int rounding_seed=-1) -> ()");
+  m.def(
+      "adagrad_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor places, "
+      "float lr, float lr_decay, float weight_decay, float eps, bool maximize, int penalty, "
+      "float[] numbers, bool adaptive, float prox_clip, "
+      "Tensor[] live, int[] fields, int rounding_seed=-1) -> ()");
+  m.def(
+      "rmsprop_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor places, "
+      "float lr, float alpha, float eps, float weight_decay, float momentum, bool centered, "
+      "bool maximize, int penalty, float[] numbers, bool adaptive, float prox_clip, "
+      "Tensor[] live, int[] fields, int rounding_seed=-1) -> ()");
+  m.def(
+      "ftrl_step(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] states, Tensor places, "
+      "float lr, float lr_before, float lr_power, float beta, bool maximize, int penalty, "
+      "float[] numbers, Tensor[] live, int[] fields, int rounding_seed=-1) -> ()");
   m.def(
       "optim_check(Tensor[] params, Tensor[] grads, Tensor[] states, int counts, Tensor places) "
       "-> ()");

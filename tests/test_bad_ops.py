@@ -24,20 +24,26 @@ def _raw_sgd(
     params,
     grads,
     states=(),
-    places=(0, 0, 2, 3, 5, 0),
+    places=(0, 0, 0, 2, 3, 5, 0),
     momentum=0.0,
     penalty=0,
     numbers=NUMBERS,
 ):
     places = torch.tensor(places) if isinstance(places, tuple) else places
     hyper = (0.1, momentum, 0.0, 0.0, False, False, False, penalty, numbers)
-    OPS.sgd_step(params, grads, list(states), places, *hyper)
+    OPS.sgd_step(params, grads, list(states), places, *hyper, [], [])
 
 
 def _raw_adamw(steps, number=0):
-    hyper = (0.1, 0.9, 0.9, 0.0, 0.0, False, 0, NUMBERS, True, 1.0)
+    hyper = (0.1, 0.9, 0.9, 0.0, 0.0, False, True, False, 0, NUMBERS, True, 1.0)
     states = [X.clone(), X.clone(), steps]
-    OPS.adamw_step([X], [X], states, torch.tensor([0, number, 2, 3, 5, 0]), *hyper)
+    OPS.adam_step([X], [X], states, torch.tensor([0, number, 0, 2, 3, 5, 0]), *hyper, [], [])
+
+
+def _raw_live(live, fields):
+    hyper = (0.1, 0.0, 0.0, 0.0, False, False, False, 0, NUMBERS)
+    places = torch.tensor([0, 0, 0, 2, 3, 5, 0])
+    OPS.sgd_step([X], [X], [], places, *hyper, live, fields)
 
 
 def _raw_dropout(seed=ONE, threshold=10, samples=1, block=None, shared=1, residual=None):
@@ -73,6 +79,10 @@ def _raw_gated_grad(name, *tensors):
 Z = torch.cat([R, R], 1)
 
 RAW = {
+    "optim: a number without its field": lambda: _raw_live([torch.ones(())], []),
+    "optim: an unknown field": lambda: _raw_live([torch.ones(())], [6]),
+    "optim: a number of another dtype": lambda: _raw_live([torch.ones((), dtype=torch.half)], [2]),
+    "optim: a number of two": lambda: _raw_live([torch.ones(2)], [2]),
     "gated: odd rows": lambda: _raw_gated(W),
     "gated: unlike weights": lambda: _raw_gated(W, W[1:]),
     "gated: unlike dtypes": lambda: _raw_gated(W, W.double()),
@@ -134,21 +144,21 @@ RAW = {
     "cotangent's shape": lambda: OPS.prox_grad(X[1:], X, None, None, 0.0, 0.0),
     "lists of other lengths": lambda: _raw_sgd([X], []),
     "gradient too small": lambda: _raw_sgd([X], [X[1:]]),
-    "strided parameter": lambda: _raw_sgd([X.t()], [X.t()], places=(0, 0, 2, 5, 3, 0)),
+    "strided parameter": lambda: _raw_sgd([X.t()], [X.t()], places=(0, 0, 0, 2, 5, 3, 0)),
     "another shape than its state's": lambda: _raw_sgd([X.view(15)], [X.view(15)]),
     "no momentum buffer": lambda: _raw_sgd([X], [X], momentum=0.9),
     "momentum buffer too small": lambda: _raw_sgd([X], [X], [X[1:]], momentum=0.9),
     "offset beyond the end": lambda: _raw_sgd([X], [X], [R], (7, 0, 2, 3, 5, 0), 0.9),
     "negative offset": lambda: _raw_sgd([X], [X], [R], (-1, 0, 2, 3, 5, 0), 0.9),
     "offset that overflows": lambda: _raw_sgd([X], [X], [R], (2**63 - 1, 0, 2, 3, 5, 0), 0.9),
-    "places too short": lambda: _raw_sgd([X], [X], places=(0, 0, 2, 3)),
-    "no groups in places": lambda: _raw_sgd([X], [X], places=(0, 0, 2, 3, 5)),
+    "places too short": lambda: _raw_sgd([X], [X], places=(0, 0, 0, 2, 3)),
+    "no groups in places": lambda: _raw_sgd([X], [X], places=(0, 0, 0, 2, 3, 5)),
     "unknown penalty": lambda: _raw_sgd([X], [X], penalty=99),
     "few numbers": lambda: _raw_sgd([X], [X], numbers=NUMBERS[1:]),
     "negative strength": lambda: _raw_sgd([X], [X], numbers=(0.0, 0.0, 1.0, -1.0, *NUMBERS[4:])),
     "NaN as strength": lambda: _raw_sgd([X], [X], numbers=(math.nan, *NUMBERS[1:])),
     "blocks that do not divide": lambda: _raw_sgd(
-        [X], [X], places=(0, 0, 2, 3, 5, 1), penalty=7, numbers=(1.0, 0.0, 2.0, *NUMBERS[3:])
+        [X], [X], places=(0, 0, 0, 2, 3, 5, 1), penalty=7, numbers=(1.0, 0.0, 2.0, *NUMBERS[3:])
     ),
     "steps of another shape": lambda: OPS.penalty_prox(X, X[:2], 0.0, 0, NUMBERS, 0),
     "steps of another dtype": lambda: OPS.penalty_prox(X, X.double(), 0.0, 0, NUMBERS, 0),
@@ -156,11 +166,11 @@ RAW = {
         torch.zeros((2,) * 10), None, 1.0, 6, (1.0, *NUMBERS[1:]), 0b0101010101
     ),
     "no places": lambda: _raw_sgd([X], [X], places=()),
-    "negative dimensions": lambda: _raw_sgd([X], [X], places=(0, 0, -2, 3, 5, 0)),
-    "places of int32": lambda: _raw_sgd([X], [X], places=torch.tensor([0, 0, 2, 3, 5, 0]).int()),
+    "negative dimensions": lambda: _raw_sgd([X], [X], places=(0, 0, 0, -2, 3, 5, 0)),
+    "places of int32": lambda: _raw_sgd([X], [X], places=torch.tensor([0, 0, 0, 2, 3, 5, 0]).int()),
     "step counts of int64": lambda: _raw_adamw(ONE),
     "number beyond the end": lambda: _raw_adamw(B, 7),
-    "check": lambda: OPS.optim_check([X], [X[1:]], [], 0, torch.tensor([0, 0, 2, 3, 5])),
+    "check": lambda: OPS.optim_check([X], [X[1:]], [], 0, torch.tensor([0, 0, 0, 2, 3, 5])),
 }
 
 

@@ -22,11 +22,11 @@ def _step_after(change):
     optimizer.step()
 
 
-def _step_with_grad(grad):
+def _step_with_grad(grad, make):
     good, bad = _param(), _param()
     bad.grad = None
     bad.grad = grad
-    optimizer = optim.SGD([{"params": [good]}, {"params": [bad]}], lr=0.1, momentum=0.9)
+    optimizer = make([{"params": [good]}, {"params": [bad]}], lr=0.1)
     try:
         optimizer.step()
     finally:
@@ -57,7 +57,12 @@ OPTIMIZERS = {
         ValueError,
         "l1 must be 0 with penalty=None",
     ),
-    "params": (lambda: optim.SGD([torch.ones(2).cfloat()]), TypeError, "params must be float32"),
+    "params": (lambda: optim.SGD([torch.ones(2).int()]), TypeError, "params must be float32"),
+    "complex params": (
+        lambda: optim.SGD([torch.ones(2).cfloat()], penalty=prox.L1(0.1)),
+        ValueError,
+        "penalty must be None for complex parameters",
+    ),
     "l1 set later": (lambda: _step_after({"l1": NAN}), ValueError, "l1 must be"),
     "penalty set later": (
         lambda: _step_after({"penalty": 0.1}),
@@ -65,7 +70,7 @@ OPTIMIZERS = {
         "penalty of a group",
     ),
     "sparse gradient": (
-        lambda: _step_with_grad(torch.ones(2, 3).to_sparse()),
+        lambda: _step_with_grad(torch.ones(2, 3).to_sparse(), optim.AdamW),
         TypeError,
         "gradients must be dense",
     ),

@@ -80,7 +80,7 @@ CASES = {  # name -> a function of tensors that returns tensors, and the shapes 
         ["seed", (M, N), (M, N), (M, N), (M, N)],
     ),
     "sgd_step": (optimizer_step("sgd_step"), [(M, N)] * 3),
-    "adamw_step": (optimizer_step("adamw_step"), ["positive"] * 4),
+    "adam_step": (optimizer_step("adam_step"), ["positive"] * 4),
 }
 cases = pytest.mark.parametrize("name", CASES)
 

@@ -43,11 +43,11 @@ def test_adamw_equals_torch(settings, device):
     assert_params_close(ours, theirs)
 
 
-def written_out(penalty, bound=float("inf")):
+def written_out(penalty):
     """S(v, s l1) / (1 + s l2), but no farther than the bound from v."""
     l1, l2 = penalty.kernel.l1, penalty.kernel.l2
 
-    def prox(v, s):
+    def prox(bound, v, s):
         w = torch.sign(v) * (v.abs() - s * l1).clamp_min(0) / (1 + s * l2)
         return torch.where((v - w).abs() <= bound, w, v - bound * torch.sign(v - w))
 
@@ -59,14 +59,13 @@ def written_out(penalty, bound=float("inf")):
 def test_sgd_equals_a_written_out_prox_step(settings, penalty, device):
     ours, theirs = make_params(device, torch.float64), make_params(device, torch.float64)
     optimizer = optim.SGD(ours, lr=0.01, penalty=penalty, **settings)
-    buffers = [torch.zeros_like(p) if "momentum" in settings else None for p in theirs]
+    buffers = [torch.zeros_like(p) for p in theirs]
     for step in range(20):
         train(optimizer, ours, 1, step)
         grads = gradients(step, device, torch.float64)
         for p, g, b in zip(theirs, grads, buffers, strict=True):
-            reference.sgd_step(
-                p.data, g, b, lr=0.01, prox=written_out(penalty), first_step=step == 0, **settings
-            )
+            rule = reference.SGDRule(0.01, first_step=step == 0, **settings)
+            reference.step(rule, 0.0, p.data, g, [b], prox=written_out(penalty))
     assert_params_close(ours, theirs, atol=1e-12)
 
 
@@ -78,24 +77,17 @@ def test_adamw_equals_a_written_out_prox_step(settings, penalty, metric, device)
     ours, theirs = make_params(device, torch.float64), make_params(device, torch.float64)
     optimizer = optim.AdamW(ours, penalty=penalty, prox_metric=metric, **options)
     beta1, beta2 = options.pop("betas")
-    state = [
-        (torch.zeros_like(p), torch.zeros_like(p), torch.zeros((), device=device)) for p in theirs
-    ]
+    state = [(torch.zeros_like(p), torch.zeros_like(p)) for p in theirs]
     for step in range(20):
         train(optimizer, ours, 1, step)
         grads = gradients(step, device, torch.float64)
-        for p, g, (m, n, k) in zip(theirs, grads, state, strict=True):
-            reference.adamw_step(
-                p.data,
-                g,
-                m,
-                n,
-                k,
-                beta1=beta1,
-                beta2=beta2,
-                prox=written_out(penalty, bound=1.25 * options["lr"]),
+        for p, g, (m, n) in zip(theirs, grads, state, strict=True):
+            reference.step(
+                *(reference.AdamRule(beta1=beta1, beta2=beta2, **options), step + 1.0),
+                *(p.data, g, (m, n)),
+                prox=written_out(penalty),
                 adaptive=metric == "adaptive",
-                **options,
+                prox_clip=1.25,
             )
     assert_params_close(ours, theirs, atol=1e-12)
 

@@ -173,19 +173,3 @@ def test_groups_of_an_earlier_version():
     again.__setstate__(state)
     train(again, again.param_groups[0]["params"], 1)
     assert again.param_groups[0]["prox_clip"] == 1.25
-
-
-def test_sharded_parameters_are_refused_by_name(tmp_path):
-    dist = torch.distributed
-    if not dist.is_available():
-        pytest.skip("torch has no torch.distributed")
-    from torch.distributed.tensor import Replicate, distribute_tensor, init_device_mesh
-
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        sharded = torch.nn.Parameter(distribute_tensor(torch.ones(3), mesh, [Replicate()]))
-        with pytest.raises(TypeError, match=r"AdamW: params must not be sharded \(DTensor\)"):
-            optim.AdamW([sharded])
-    finally:
-        dist.destroy_process_group()

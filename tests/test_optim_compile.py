@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
-from training import gradients, make_params, train
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
+from training import KINDS, OPTIONS, gradients, make_params, train
 
 from torchcalc import optim, prox
 
@@ -131,3 +131,48 @@ def test_forward_backward_and_step_in_one_graph():
     before, after = f()
     torch.testing.assert_close(before, torch.tensor([2.0, -4.0, 0.1]))
     torch.testing.assert_close(after, torch.tensor([1.6, -3.4, 0.0]))
+
+
+@pytest.mark.no_kernels
+# Dynamo asks the loss, which passes a graph break, for its gradient.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize(
+    ("backend", "scheduler"), [("eager", "OneCycleLR"), ("aot_eager", "by hand")]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step(kind, backend, scheduler):
+    """Forward, backward, step and clearing of gradients, with graph breaks where torch has them."""
+    counter, results, first = CompileCounterWithBackend(backend), [], 0
+    for compiled in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        penalty = {} if kind == "FTRL" else {"penalty": prox.L1(0.05), "prox_start": 2}
+        optimizer = getattr(optim, kind)(model.parameters(), **OPTIONS[kind], **penalty)
+        cycled = not {"momentum", "betas"}.isdisjoint(optimizer.defaults)
+        if scheduler == "OneCycleLR":
+            change = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, 0.1, total_steps=20, cycle_momentum=cycled
+            ).step
+        else:
+
+            def change(group=optimizer.param_groups[0]):
+                group["lr"] *= 0.9
+
+        def step(x, model=model, optimizer=optimizer):
+            loss = model(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss
+
+        run_step = torch.compile(step, backend=counter) if compiled else step
+        losses = []
+        for k in range(8):
+            losses.append(run_step(torch.randn(5, 4)).detach())
+            change()
+            # The third step is the first one with states and a penalty.
+            first = counter.frame_count if k <= 2 else first
+            assert counter.frame_count == first
+        results.append([*(p.detach() for p in model.parameters()), *losses])
+    assert first > 0
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

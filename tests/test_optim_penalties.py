@@ -27,7 +27,7 @@ BOUNDED = [p for p in BOUNDED if not p.is_constraint]
 
 
 def make(kind, params, penalty, **options):
-    if kind == "AdamW" and not penalty.takes_metric:
+    if kind != "SGD" and not penalty.takes_metric:
         options["prox_metric"] = "lr"
     return getattr(optim, kind)(params, lr=0.1, penalty=penalty, **options)
 
@@ -37,16 +37,33 @@ def drawn(seed, dtype=torch.float64, device="cpu"):
     return torch.randn(6, 8, generator=generator, dtype=torch.float64).to(device, dtype)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "AdamW", "AdamW by lr"])
+def root(name, power=1.0):
+    return lambda state, k: (state[name] / (1 - power**k) if power < 1 else state[name]).sqrt()
+
+
+MOMENTUM, NORM = {"momentum": 0.5, "weight_decay": 0.1}, {"weight_decay": 0.1, "eps": 1e-8}
+# The step where it is one for all, and the d that divides it for each coordinate.
+KINDS = {
+    "SGD": (MOMENTUM, 0.1 / (1 - 0.5), None),
+    "Adam": (NORM, 0.1, root("exp_avg_sq", 0.999)),
+    "Adam, amsgrad": (NORM | {"amsgrad": True}, 0.1, root("max_exp_avg_sq", 0.999)),
+    "AdamW": (NORM, 0.1, root("exp_avg_sq", 0.999)),
+    "AdamW, by lr": (NORM, 0.1, None),
+    "Adagrad": (NORM | {"initial_accumulator_value": 0.1}, 0.1, root("sum")),
+    "RMSprop": (NORM | {"momentum": 0.5}, 0.1 / (1 - 0.5), root("square_avg")),
+    "RMSprop, by lr": (NORM, 0.1, None),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("penalty", PENALTIES, ids=str)
 def test_a_step_is_torchs_and_then_the_prox(kind, penalty, device):
-    by_lr = kind == "AdamW by lr" or (kind == "AdamW" and not penalty.takes_metric)
-    options = {"momentum": 0.5, "weight_decay": 0.1} if kind == "SGD" else {"weight_decay": 0.1}
-    extra = (
-        {} if kind == "SGD" else {"prox_metric": "lr" if by_lr else "adaptive", "prox_clip": None}
-    )
-    name = kind.split()[0]
+    options, step, d = KINDS[kind]
+    name = kind.split(",")[0]
+    by_lr = d is None or not penalty.takes_metric
+    extra = {"prox_metric": "lr" if by_lr else "adaptive", "prox_clip": None}
     w = torch.nn.Parameter(drawn(0, device=device))
+    extra = {} if name == "SGD" else extra
     ours = getattr(optim, name)([w], lr=0.1, penalty=penalty, **options, **extra)
     v = torch.nn.Parameter(drawn(0, device=device))
     theirs = getattr(torch.optim, name)([v], lr=0.1, **options)
@@ -54,14 +71,9 @@ def test_a_step_is_torchs_and_then_the_prox(kind, penalty, device):
         w.grad = v.grad = drawn(k, device=device)
         ours.step()
         theirs.step()
-        if name == "SGD":
-            step = 0.1 / (1 - 0.5)
-        elif by_lr:
-            step = 0.1
-        else:
-            step = 0.1 / ((theirs.state[v]["exp_avg_sq"] / (1 - 0.999**k)).sqrt() + 1e-8)
+        steps = step if by_lr else step / (d(theirs.state[v], k) + 1e-8)
         with torch.no_grad():
-            v.copy_(penalty.prox(v, step))
+            v.copy_(penalty.prox(v, steps))
         torch.testing.assert_close(w, v, atol=1e-9, rtol=1e-9)
 
 
@@ -86,7 +98,7 @@ def test_the_pull_is_bounded(penalty, device):
 
 
 @pytest.mark.parametrize("lr", [0.0, 1e-3, 10.0])
-@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("kind", ["SGD", "AdamW", "Adagrad", "RMSprop"])
 @pytest.mark.parametrize("penalty", [p for p in PENALTIES if p.is_constraint], ids=str)
 def test_constraints_are_met_after_every_step(penalty, kind, lr, device, dtype):
     if lr == 10.0 and not isinstance(penalty, (prox.NMSparse, prox.TopK, NonNegative, prox.Box)):
@@ -99,7 +111,7 @@ def test_constraints_are_met_after_every_step(penalty, kind, lr, device, dtype):
         assert penalty.value(w.detach()) == 0
 
 
-@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("kind", ["SGD", "AdamW", "Adagrad", "RMSprop"])
 @pytest.mark.parametrize("penalty", BOUNDED, ids=str)
 def test_no_learning_rate_no_change(penalty, kind, device, dtype):
     w = torch.nn.Parameter(drawn(0, dtype, device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -65,7 +66,10 @@ def test_ops_run_the_reference(without_kernels, call):
         "prox",
         "penalty_prox",
         "sgd_step",
-        "adamw_step",
+        "adam_step",
+        "adagrad_step",
+        "rmsprop_step",
+        "ftrl_step",
         "optim_check",
     ],
 )
@@ -79,48 +83,39 @@ def numbers(l1, l2):
 
 
 GROUPS = 6, (3.0, 0.0, 1.0, 0.1, 0.0, -math.inf, math.inf)
-STEPS = {  # what the kernel is, its options
-    "sgd_step": (
-        optim_ops._sgd_step,
-        (0.1, 0.0, 0.0, 0.1, False, True, False, 0, numbers(0.5, 0.5)),
-    ),
-    "momentum": (
-        optim_ops._sgd_step,
-        (0.1, 0.9, 0.0, 0.1, True, False, False, 0, numbers(0.5, 0.0)),
-    ),
-    "first step": (
-        optim_ops._sgd_step,
-        (0.1, 0.9, 0.5, 0.0, False, False, True, 0, numbers(0.0, 0.0)),
-    ),
-    "adamw_step": (
-        optim_ops._adamw_step,
-        (0.1, 0.9, 0.99, 0.1, 0.01, False, 0, numbers(3.0, 0.5), True, math.inf),
-    ),
-    "groups": (optim_ops._adamw_step, (0.1, 0.9, 0.99, 0.1, 0.01, True, *GROUPS, True, 0.05)),
-    "bound": (
-        optim_ops._adamw_step,
-        (0.1, 0.9, 0.99, 0.1, 0.01, True, 0, numbers(3.0, 0.5), False, 0.01),
-    ),
+BOTH = 0, numbers(3.0, 0.5)
+STEPS = {  # the op, its options
+    "sgd": ("sgd_step", (0.1, 0.0, 0.0, 0.1, False, True, False, 0, numbers(0.5, 0.5))),
+    "momentum": ("sgd_step", (0.1, 0.9, 0.0, 0.1, True, False, False, 0, numbers(0.5, 0.0))),
+    "first step": ("sgd_step", (0.1, 0.9, 0.5, 0.0, False, False, True, 0, numbers(0.0, 0.0))),
+    "adam": ("adam_step", (0.1, 0.9, 0.99, 0.1, 0.01, False, True, False, *BOTH, True, math.inf)),
+    "groups": ("adam_step", (0.1, 0.9, 0.99, 0.1, 0.01, False, False, True, *GROUPS, True, 0.5)),
+    "bound": ("adam_step", (0.1, 0.9, 0.99, 0.1, 0.01, False, True, True, *BOTH, False, 0.1)),
+    "amsgrad": ("adam_step", (0.1, 0.9, 0.99, 0.1, 0.01, True, True, True, *BOTH, True, 1.25)),
+    "adagrad": ("adagrad_step", (0.1, 0.5, 0.01, 0.1, False, *BOTH, True, 1.25)),
+    "rmsprop": ("rmsprop_step", (0.1, 0.9, 0.1, 0.01, 0.5, False, True, *BOTH, True, 1.25)),
+    "ftrl": ("ftrl_step", (0.1, 0.2, -0.5, 1.0, True, *BOTH)),
 }
+STATES = {"sgd": 0, "amsgrad": 3, "adagrad": 1, "momentum": 1, "first step": 1}  # else 2
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_optimizer_steps_in_plain_pytorch(name, dtype):
-    reference, options = STEPS[name]
-    sgd = reference is optim_ops._sgd_step
+    op, options = STEPS[name]
     shapes = [(3, 4), (), (0,), (5,)]
     params, grads = ([torch.randn(s).to(dtype) for s in shapes] for _ in range(2))
     params[3][:2] = torch.tensor([math.inf, -math.inf])
     offsets = [0, 16, 20, 24]
-    states = [torch.rand(32).to(dtype) for _ in range((options[1] != 0) if sgd else 2)]
-    if not sgd:
+    states = [torch.rand(32).to(dtype) for _ in range(STATES.get(name, 2))]
+    if optim_ops.RULES[op][1]:
         states.append(torch.arange(4.0))
-    places = torch.tensor([n for i, s in enumerate(shapes) for n in (offsets[i], i, len(s), *s, 1)])
+    places = torch.tensor(
+        [n for i, s in enumerate(shapes) for n in (offsets[i], i, i, len(s), *s, 1)]
+    )
     results = []
-    op = torch.ops.torchcalc.sgd_step if sgd else torch.ops.torchcalc.adamw_step
-    for step in (op, reference):
+    for step in (getattr(torch.ops.torchcalc, op), partial(optim_ops.plain_step, op)):
         copies = [[t.clone() for t in tensors] for tensors in (params, grads, states)]
-        step(*copies, places, *options)
+        step(*copies, places, *options, [], [])
         results.append(copies)
         assert all(g._version == 0 for g in copies[1])  # only params and states are written
     torch.testing.assert_close(*results, equal_nan=True)
@@ -129,9 +124,9 @@ def test_optimizer_steps_in_plain_pytorch(name, dtype):
 
 def test_a_step_in_plain_pytorch_that_raises_has_changed_nothing():
     params, grads = [torch.ones(3), torch.ones(2)], [torch.ones(3), torch.ones(1)]
-    places = torch.tensor([0, 0, 1, 3, 0, 16, 1, 1, 2, 0])
+    places = torch.tensor([0, 0, 0, 1, 3, 0, 16, 1, 1, 1, 2, 0])
     with pytest.raises(RuntimeError, match="grads holds a tensor of another shape"):
-        optim_ops._sgd_step(params, grads, [], places, *STEPS["sgd_step"][1])
+        optim_ops.plain_step("sgd_step", params, grads, [], places, *STEPS["sgd"][1], [], [])
     assert torch.equal(params[0], torch.ones(3))
 
 

@@ -233,14 +233,21 @@ def _raw_calls(device):
         yield ops.penalty_prox, (x, step, 0.5, 6, (0.3, 0.0, 1.0, 0.1, 0.0, -math.inf, math.inf), 1)
     params, grads = ([torch.randn(s, device=device) for s in ((3,), (2, 2))] for _ in range(2))
     m, n = torch.randn(9, device=device), torch.rand(9, device=device)
-    places = torch.tensor([0, 1, 1, 3, 0, 5, 0, 2, 2, 2, 1])  # of states and step; sizes, groups
+    places = torch.tensor(
+        [0, 1, 0, 1, 3, 0, 5, 0, 1, 2, 2, 2, 1]
+    )  # of states, steps; sizes, groups
     none = (0, (0.0, 0.0, 1.0, 0.1, 0.1, -math.inf, math.inf))
     group = (6, (0.5, 0.0, 1.0, 0.0, 0.0, -math.inf, math.inf))
     hyper = (0.1, 0.9, 0.0, 0.1, True, False, True, *none)
-    yield ops.sgd_step, (params, grads, [m], places, *hyper)
+    yield ops.sgd_step, (params, grads, [m], places, *hyper, [], [])
     states = [m, n, torch.zeros(2, device=device)]
-    hyper = (0.1, 0.9, 0.99, 1e-8, 0.1, False, *group, True, 0.2)
-    yield ops.adamw_step, (params, grads, states, places, *hyper)
+    hyper = (0.1, 0.9, 0.99, 1e-8, 0.1, False, True, False, *group, True, 0.2)
+    yield ops.adam_step, (params, grads, states, places, *hyper, [], [])
+    hyper = (0.1, 0.5, 0.1, 1e-8, False, *group, True, 1.25)
+    yield ops.adagrad_step, (params, grads, states[1:], places, *hyper, [], [])
+    hyper = (0.1, 0.9, 1e-8, 0.1, 0.5, False, False, *group, True, 1.25)
+    yield ops.rmsprop_step, (params, grads, states, places, *hyper, [], [])
+    yield ops.ftrl_step, (params, grads, [m, n], places, 0.1, 0.2, -0.5, 1.0, False, *none, [], [])
     yield ops.optim_check, (params, grads, states, 1, places)
 
 

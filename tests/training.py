@@ -4,8 +4,41 @@ from __future__ import annotations
 
 import torch
 
+from torchcalc import optim
+
 STEPS = 100
 SHAPES = [(), (1,), (7,), (5, 13), (1, 1031), (0, 3), (300, 150)]
+KINDS = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "FTRL"]
+# With all the states that there are.
+OPTIONS = {
+    "SGD": {"lr": 0.05, "momentum": 0.9},
+    "Adam": {"lr": 0.05, "amsgrad": True},
+    "AdamW": {"lr": 0.05},
+    "Adagrad": {"lr": 0.05, "lr_decay": 0.01},
+    "RMSprop": {"lr": 0.05, "momentum": 0.5, "centered": True},
+    "FTRL": {"lr": 0.05, "l1": 0.05},
+}
+
+
+def build(kind, module=optim, dtype=torch.float64, **options):
+    """A parameter and its optimizer, of torchcalc.optim or torch.optim."""
+    generator = torch.Generator().manual_seed(1)
+    w = torch.nn.Parameter(torch.randn(5, 3, generator=generator, dtype=torch.float64).to(dtype))
+    return w, getattr(module, kind)([w], **{**OPTIONS[kind], **options})
+
+
+def assert_same(one, other):
+    """Parameters, states and groups of two pairs, bit for bit."""
+    (w, a), (v, b) = one, other
+    assert torch.equal(w, v)
+    first, second = a.state_dict(), b.state_dict()
+    assert first["param_groups"] == second["param_groups"]
+    assert first["state"].keys() == second["state"].keys()
+    for key, state in first["state"].items():
+        assert state.keys() == second["state"][key].keys()
+        for name, value in state.items():
+            assert torch.equal(value, second["state"][key][name]), name
+            assert value.dtype is second["state"][key][name].dtype, name
 
 
 def make_params(device="cpu", dtype=torch.float32):

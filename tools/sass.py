@@ -96,7 +96,7 @@ class Case(NamedTuple):
         return {f"c[0x0][{first + at:#x}]": numbers[name] for name, at in offsets.items()}
 
     def loops(self) -> bool:
-        return self.kernel.startswith(("act_bias_grad", "sgd", "adamw"))
+        return self.kernel.startswith(("act_bias_grad", "optim"))
 
 
 # The columns are Case's. Bounds are 4 % above what nvcc 13.0 makes of the kernels.
@@ -155,8 +155,8 @@ softsign + dropout                   epilogue_kernel<T>                     1 1 
 softsign + dropout, gradients        act_bias_grad_kernel<false, T, float>  2 1  1 0 0   35  32
 soft_threshold                       prox_kernel<T, float>                  1 1  0 0 1   31  28
 soft_threshold, gradient             prox_grad_kernel<T, float>             2 1  0 0 1   40  39
-SGD, momentum                        sgd_kernel<T, true>                    3 2  0 0 0   22  18
-AdamW                                adamw_kernel<T, true>                  4 3  0 0 1   50  48
+SGD, momentum  optim_kernel<T, T, SgdRule<float, true>, true, SgdOptions>    3 2  0 0 0   19  17
+AdamW  optim_kernel<T, T, AdamRule<float, false>, true, AdamOptions>  4 3  0 0 1   52  48
 """
 
 

@@ -7,6 +7,7 @@
 
 #include "cpu/parallel.h"
 #include "math/group_prox.h"
+#include "math/rounding.h"
 #include "math/total_variation.h"
 #include "ops/groups.h"
 
@@ -187,12 +188,45 @@ struct GroupScratch {
   Scratch<Op> values, metric;
 };
 
+// How results come back into a tensor of T; `at` is where, counted from its first element.
+struct RoundToNearest {
+  template <class T>
+  void store(T* w, int64_t at, const opmath_t<T>* v, int64_t n) const {
+    cpu::store(w + at, v, n);
+  }
+  template <class T>
+  T one(int64_t, opmath_t<T> v) const {
+    return narrow<T>(v);
+  }
+};
+
+struct RoundRandomly {
+  math::RandomRounding random;
+  int64_t before = 0;  // elements of the tensor before w
+
+  template <class T>
+  void store(T* w, int64_t at, const opmath_t<T>* v, int64_t n) const {
+    constexpr int64_t lanes = math::kLanesPerGroup;
+    for (int64_t i = 0; i < n;) {
+      const int64_t element = before + at + i;
+      const math::Words4 words = random.words(element / lanes);
+      for (auto lane = static_cast<int>(element % lanes); lane < lanes && i < n; ++lane, ++i) {
+        w[at + i] = math::round_randomly<T>(v[i], math::lane_of(words, lane));
+      }
+    }
+  }
+  template <class T>
+  T one(int64_t at, opmath_t<T> v) const {
+    return random.at<T>(before + at, v);
+  }
+};
+
 // Groups [begin, begin + count) of w, a tensor of this layout, become their prox. `steps` is null
 // or has one for each element, with the same offsets.
-template <class T>
+template <class T, class Round = RoundToNearest>
 void prox_some_groups(const math::Penalty& g, const GroupLayout& layout, T* w,
                       const opmath_t<T>* steps, opmath_t<T> step, int64_t begin, int64_t count,
-                      GroupScratch<opmath_t<T>>& scratch) {
+                      GroupScratch<opmath_t<T>>& scratch, const Round& round = {}) {
   using Op = opmath_t<T>;
   if (!steps && g.one_step(step) == 0) return;  // nothing moves
   const int64_t size = layout.size;
@@ -216,7 +250,7 @@ void prox_some_groups(const math::Penalty& g, const GroupLayout& layout, T* w,
   if (in_order) {
     load(v, w + first, n);
     prox_in_order(g, v, s, count, size, pitch);
-    return store(w + first, v, n);
+    return round.store(w, first, v, n);
   }
   const auto each = [&](auto f) {
     for (int64_t j = 0; j < size; ++j) {
@@ -235,13 +269,13 @@ void prox_some_groups(const math::Penalty& g, const GroupLayout& layout, T* w,
   each([&](int64_t at, int64_t to) { v[to] = widen(w[at]); });
   if (steps) each([&](int64_t at, int64_t to) { metric[to] = steps[at]; });
   prox_in_order(g, v, static_cast<const Op*>(metric), count, size, pitch);
-  each([&](int64_t at, int64_t from) { w[at] = narrow<T>(v[from]); });
+  each([&](int64_t at, int64_t from) { w[at] = round.template one<T>(at, v[from]); });
 }
 
 // All groups, in parallel; one that is large, by all threads.
-template <class T>
+template <class T, class Round = RoundToNearest>
 void prox_groups(const math::Penalty& g, const GroupLayout& layout, T* w, const opmath_t<T>* steps,
-                 opmath_t<T> step) {
+                 opmath_t<T> step, const Round& round = {}) {
   const int64_t size = std::max<int64_t>(layout.size, 1);
   // Groups at a time: neighbours that are not in order share cache lines.
   const int64_t tile = layout.in_order() ? std::max<int64_t>(1, kSegment / size) : 16;
@@ -251,7 +285,7 @@ void prox_groups(const math::Penalty& g, const GroupLayout& layout, T* w, const 
         GroupScratch<opmath_t<T>> scratch;
         for (int64_t k = first; k < last; ++k) {
           const int64_t begin = k * tile, count = std::min(tile, layout.groups - begin);
-          prox_some_groups(g, layout, w, steps, step, begin, count, scratch);
+          prox_some_groups(g, layout, w, steps, step, begin, count, scratch, round);
         }
       });
 }

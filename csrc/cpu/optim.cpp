@@ -1,5 +1,8 @@
 #include "ops/optim.h"
 
+#include <array>
+#include <utility>
+
 #include "cpu/group_prox.h"
 #include "cpu/parallel.h"
 #include "cpu/penalty.h"
@@ -7,45 +10,37 @@
 namespace torchcalc::cpu {
 namespace {
 
-// Update rules as stages: params become v, the plain update.
-
-template <class Op>
-TC_SIMD void sgd(const math::SgdRule<Op>& shared, Op* __restrict param, const Op* __restrict grad,
-                 int64_t n) {
-  const auto rule = shared;
-  for (int64_t i = 0; i < n; ++i) param[i] = rule(param[i], grad[i]);
-}
-
-template <class Op>
-TC_SIMD void sgd(const math::SgdRule<Op>& shared, Op* __restrict param, const Op* __restrict grad,
-                 Op* __restrict buffer, int64_t n) {
-  const auto rule = shared;
-  for (int64_t i = 0; i < n; ++i) {
-    Op b = buffer[i];
-    param[i] = rule(param[i], grad[i], b);
-    buffer[i] = b;
+struct Unpenalized {
+  template <class Op>
+  TC_HD Op operator()(Op v, Op) const {
+    return v;
   }
-}
+};
 
-// With steps wanted, writes those of the coordinates. (As a type: no branch in the loop.)
-template <class Op, class WantSteps>
-TC_SIMD void adamw(const math::AdamWRule<Op>& shared, Op* __restrict param,
-                   const Op* __restrict grad, Op* __restrict exp_avg, Op* __restrict exp_avg_sq,
-                   Op* __restrict steps, int64_t n, WantSteps want_steps) {
+// An update rule as a stage: params become v, the plain update, or its prox at once. The steps are
+// the coordinates' own or one; those are stored if `steps` is not null. (Types: no branch in the
+// loop.)
+template <class Rule, class Prox, class Op, class Own, class Stored, class... State>
+TC_SIMD void update(const Rule& shared, const Prox& shared_prox, Op* __restrict param,
+                    const Op* __restrict grad, Op* __restrict steps, int64_t n, Own, Stored,
+                    State* __restrict... state) {
+  static_assert(sizeof...(State) == Rule::kStates);
   const auto rule = shared;
+  const auto prox = shared_prox;
   for (int64_t i = 0; i < n; ++i) {
-    Op m = exp_avg[i], v = exp_avg_sq[i];
-    const auto updated = rule(param[i], grad[i], m, v);
-    param[i] = updated.v;
-    if (want_steps) steps[i] = updated.step;
-    exp_avg[i] = m;
-    exp_avg_sq[i] = v;
+    Op kept[] = {state[i]..., Op()};
+    const auto updated = rule(param[i], grad[i], kept);
+    param[i] = prox(updated.v, Own::value ? updated.step : rule.one_step);
+    if constexpr (Stored::value) steps[i] = updated.step;
+    size_t k = 0;
+    ((state[i] = kept[k++]), ...);
   }
 }
 
 // Elements of a stage: so few that a core is at work on several stages at a time, and what one
 // waits for is hidden behind the others.
-constexpr int64_t kStage = 64;
+template <class T>
+constexpr int64_t kStage = sizeof(T) < 4 ? 128 : 64;
 
 // A step streams through up to five arrays, with arithmetic between that keeps a core from looking
 // far ahead by itself: it is told what comes in some stages' time. An address need not exist.
@@ -85,13 +80,31 @@ class Segment {
 
  private:
   static constexpr bool kInPlace = std::is_same_v<T, opmath_t<T>>;
-  alignas(64) opmath_t<T> values_[kInPlace ? 1 : kStage];
+  alignas(64) opmath_t<T> values_[kInPlace ? 1 : kStage<T>];
 };
 
-// f(scratch, k, i, n) over segments [i, i + n) of all tensors k, in parallel: few large and many
-// small ones alike. Each thread has its own scratch.
+// A stage of a state, of T or of its op-math type.
+template <class T>
+class StateSegment {
+ public:
+  opmath_t<T>* read(void* data, bool wide, int64_t i, int64_t n) {
+    if (wide) return static_cast<opmath_t<T>*>(data) + i;
+    return narrow_.read(static_cast<T*>(data) + i, n);
+  }
+
+  void write(void* data, bool wide, int64_t i, int64_t n) const {
+    if (wide) return prefetch_behind(static_cast<opmath_t<T>*>(data) + i, n);
+    narrow_.write(static_cast<T*>(data) + i, n);
+  }
+
+ private:
+  Segment<T> narrow_;
+};
+
+// f(k, begin, end, scratch) over pieces of all tensors k, in parallel: few large and many small
+// ones alike. Each thread has its own scratch.
 template <class T, class F>
-void for_each_segment(const std::vector<OptimTensor<T>>& tensors, F f) {
+void for_each_piece(const std::vector<OptimTensor<T>>& tensors, F f) {
   struct Piece {
     size_t k;
     int64_t begin, end;
@@ -111,132 +124,190 @@ void for_each_segment(const std::vector<OptimTensor<T>>& tensors, F f) {
   torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
     GroupScratch<opmath_t<T>> scratch;
     for (int64_t p = first; p < last; ++p) {
-      const auto [k, begin, end] = pieces[p];
-      for (int64_t i = begin; i < end; i += kStage) f(scratch, k, i, std::min(kStage, end - i));
+      f(pieces[p].k, pieces[p].begin, pieces[p].end, scratch);
     }
   });
 }
 
-// Updates all tensors, and applies the penalty to them: update(k, i, n, v, steps) makes the n
-// elements from i on of tensor k the plain update, in v, and writes their steps where that is not
-// null. Without `want_steps` they are all `step`.
-template <class T, class Update>
-void step_all(const std::vector<OptimTensor<T>>& tensors, const std::vector<GroupLayout>& layouts,
-              const math::Penalty& penalty, opmath_t<T> step, bool want_steps, Update update) {
+// The rule and the penalty of tensors that are at the same step.
+template <class Rule, class Op>
+struct Stages {
+  Rule rule;
+  math::Penalty penalty;
+  PenaltyStage<Op> prox;
+
+  template <class Options>
+  static Stages at(const Options& options, double step) {
+    Rule rule;
+    options.set(rule, step);
+    const math::Penalty penalty = options.bounded(rule);
+    return {rule, penalty, PenaltyStage<Op>(penalty)};
+  }
+};
+
+// Updates all tensors, and applies the penalty to them.
+template <class T, class Rule>
+class Step {
+ public:
   using Op = opmath_t<T>;
-  const PenaltyStage<Op> stage(penalty);
-  const auto segment = [&](size_t k, int64_t i, int64_t n, Op* steps, auto groups) {
-    Segment<T> param;
-    Op* const v = param.read(tensors[k].param + i, n);
-    update(k, i, n, v, steps);
-    stage(v, steps, step, n);
-    groups(v);
-    param.write(tensors[k].param + i, n);
-  };
-  // Groups that no stage cuts are within it, and so is their prox.
-  const auto is_uncut = [](const GroupLayout& layout) {
-    return layout.in_order() && kStage % std::max<int64_t>(layout.size, 1) == 0;
-  };
-  if (std::all_of(layouts.begin(), layouts.end(), is_uncut)) {  // or there are none
-    for_each_segment(tensors, [&](GroupScratch<Op>& scratch, size_t k, int64_t i, int64_t n) {
-      alignas(64) Op memory[kStage];
-      Op* const steps = want_steps ? memory : nullptr;
-      segment(k, i, n, steps, [&](Op* v) {
-        if (layouts.empty()) return;
-        const int64_t count = n / layouts[k].size;
-        prox_some_groups<Op>(penalty, layouts[k], v, steps, step, 0, count, scratch);
+
+  template <class Options>
+  Step(const std::vector<OptimTensor<T>>& tensors, const std::vector<GroupLayout>& layouts,
+       const Options& options)
+      : tensors_(tensors),
+        layouts_(layouts),
+        rounds_(options.rounds),
+        seed_(options.seed),
+        stages_of_(tensors.size()) {
+    // Most often all tensors are at the same step, and its numbers are made once.
+    float made_for = 0;
+    for (size_t k = 0; k < tensors.size(); ++k) {
+      float step = 0;
+      if constexpr (Options::kCounts) step = *tensors[k].step += 1;
+      if (stages_.empty() || step != made_for)
+        stages_.push_back(Stages<Rule, Op>::at(options, step));
+      made_for = step;
+      stages_of_[k] = stages_.size() - 1;
+    }
+    // With lr = 0 all steps are 0: a constraint is met in the metric of one step for all.
+    want_steps_ = options.by_coordinate() && options.penalty.wants_step() && options.lr != 0;
+  }
+
+  void run() const {
+    // Groups that no stage cuts are within it, and so is their prox.
+    const auto is_uncut = [](const GroupLayout& layout) {
+      return layout.in_order() && kStage<T> % std::max<int64_t>(layout.size, 1) == 0;
+    };
+    if (std::all_of(layouts_.begin(), layouts_.end(), is_uncut)) {  // or there are none
+      return for_each_piece(tensors_, [&](size_t k, int64_t begin, int64_t end, auto& scratch) {
+        alignas(64) Op steps[kStage<T>];
+        const auto prox = [&](Op* v, int64_t n) {
+          if (layouts_.empty()) return;
+          prox_some_groups<Op>(at(k).penalty, layouts_[k], v, want_steps_ ? steps : nullptr,
+                               at(k).rule.one_step, 0, n / layouts_[k].size, scratch);
+        };
+        range(k, begin, end, [&](int64_t) { return steps; }, prox);
+      });
+    }
+    for (size_t k = 0; k < tensors_.size(); ++k) {
+      if (tensors_[k].n == 0) continue;
+      layouts_[k].in_order() && layouts_[k].size <= kGrain ? run_groups(k) : run_whole(k);
+    }
+  }
+
+ private:
+  const Stages<Rule, Op>& at(size_t k) const { return stages_[stages_of_[k]]; }
+
+  // Elements [begin, end) of tensor k become v and its prox, stage by stage; steps_of(i) is where
+  // the steps of stage i go, and groups(v, n) what comes then.
+  template <class StepsOf, class Groups>
+  void range(size_t k, int64_t begin, int64_t end, StepsOf steps_of, Groups groups) const {
+    const OptimTensor<T> t = tensors_[k];
+    const Stages<Rule, Op> stages = at(k);
+    const auto run = [&](const auto& round, const auto& prox, auto own, auto stored) {
+      for (int64_t i = begin; i < end; i += kStage<T>) {
+        const int64_t n = std::min(kStage<T>, end - i);
+        Segment<T> param, grad;
+        std::array<StateSegment<T>, Rule::kStates> states;
+        Op* const v = param.read(t.param + i, n);
+        const Op* const g = grad.read(t.grad + i, n);
+        Op* const steps = stored ? steps_of(i) : nullptr;
+        [&]<size_t... I>(std::index_sequence<I...>) {
+          update(stages.rule, prox, v, g, steps, n, own, stored,
+                 states[I].read(t.state[I], t.wide, i, n)...);
+          (states[I].write(t.state[I], t.wide, i, n), ...);
+        }(std::make_index_sequence<Rule::kStates>());
+        if constexpr (std::is_same_v<std::decay_t<decltype(prox)>, Unpenalized>) {
+          stages.prox(v, steps, stages.rule.one_step, n);
+        }
+        groups(v, n);
+        if constexpr (std::is_same_v<std::decay_t<decltype(round)>, RoundToNearest>) {
+          param.write(t.param + i, n);
+        } else {
+          round.store(t.param, i, v, n);
+        }
+      }
+    };
+    rounded(t, 1, 0, [&](const auto& round) {
+      dispatch_bool(want_steps_, [&](auto own) {
+        // L1, which most use, is taken while v is in a register; of others v is read again.
+        if (const auto* l1 = stages.prox.template find<math::SoftThreshold<Op>>()) {
+          run(round, *l1, own, std::false_type());
+        } else {
+          run(round, Unpenalized(), own, own);
+        }
       });
     });
-    return;
   }
-  const auto update_range = [&](size_t k, int64_t begin, int64_t end, Op* steps) {
-    for (int64_t i = begin; i < end; i += kStage) {
-      segment(k, i, std::min(kStage, end - i), steps ? steps + (i - begin) : nullptr, [](Op*) {});
+
+  // f(how v is rounded): parameters of half types stochastically, if that is wanted.
+  template <class F>
+  void rounded(const OptimTensor<T>& t, uint32_t time, int64_t before, F f) const {
+    if constexpr (!std::is_same_v<T, Op>) {
+      if (rounds_) return f(RoundRandomly{{seed_, t.number, time}, before});
     }
-  };
-  for (size_t k = 0; k < tensors.size(); ++k) {
-    const GroupLayout& layout = layouts[k];
-    if (tensors[k].n == 0) continue;
-    T* const w = tensors[k].param;
-    if (layout.in_order() && layout.size <= kGrain) {
-      // The groups of a stage at a time, of large ones one: their prox finds them in the first
-      // cache.
-      const int64_t size = layout.size;
-      const int64_t block = std::max<int64_t>(1, kStage / size), n = block * size;
-      torch::stable::parallel_for(
-          0, ceil_div(layout.groups, block), std::max<int64_t>(1, kGrain / n),
-          [&](int64_t first, int64_t last) {
-            Scratch<Op> scratch;
-            GroupScratch<Op> group_scratch;
-            for (int64_t b = first; b < last; ++b) {
-              const int64_t begin = b * block, count = std::min(block, layout.groups - begin);
-              Op* const steps = want_steps ? scratch.of(n) : nullptr;
-              update_range(k, begin * size, (begin + count) * size, steps);
-              prox_some_groups<T>(penalty, layout, w + begin * size, steps, step, 0, count,
-                                  group_scratch);
-            }
-          });
-    } else {
-      Scratch<Op> scratch;
-      Op* const steps = want_steps ? scratch.of(tensors[k].n) : nullptr;
-      cpu::for_each_segment(
-          0, tensors[k].n, [] { return 0; },
-          [&](int, int64_t i, int64_t n) { update_range(k, i, i + n, steps ? steps + i : steps); });
-      prox_groups<T>(penalty, layout, w, steps, step);
-    }
+    f(RoundToNearest{});
   }
-}
+
+  // Steps go to where those of the range begin.
+  void range(size_t k, int64_t begin, int64_t end, Op* steps) const {
+    range(k, begin, end, [=](int64_t i) { return steps + (i - begin); }, [](Op*, int64_t) {});
+  }
+
+  // The groups of a stage at a time, of large ones one: their prox finds them in the first cache.
+  void run_groups(size_t k) const {
+    const GroupLayout& layout = layouts_[k];
+    const int64_t size = layout.size;
+    const int64_t block = std::max<int64_t>(1, kStage<T> / size), n = block * size;
+    torch::stable::parallel_for(
+        0, ceil_div(layout.groups, block), std::max<int64_t>(1, kGrain / n),
+        [&](int64_t first, int64_t last) {
+          Scratch<Op> scratch;
+          GroupScratch<Op> group_scratch;
+          for (int64_t b = first; b < last; ++b) {
+            const int64_t begin = b * block, count = std::min(block, layout.groups - begin);
+            Op* const steps = want_steps_ ? scratch.of(n) : nullptr;
+            range(k, begin * size, (begin + count) * size, steps);
+            rounded(tensors_[k], 2, begin * size, [&](const auto& round) {
+              prox_some_groups<T>(at(k).penalty, layout, tensors_[k].param + begin * size, steps,
+                                  at(k).rule.one_step, 0, count, group_scratch, round);
+            });
+          }
+        });
+  }
+
+  // The tensor, and then its groups.
+  void run_whole(size_t k) const {
+    Scratch<Op> scratch;
+    Op* const steps = want_steps_ ? scratch.of(tensors_[k].n) : nullptr;
+    for_each_segment(
+        0, tensors_[k].n, [] { return 0; },
+        [&](int, int64_t i, int64_t n) { range(k, i, i + n, steps ? steps + i : steps); });
+    rounded(tensors_[k], 2, 0, [&](const auto& round) {
+      prox_groups<T>(at(k).penalty, layouts_[k], tensors_[k].param, steps, at(k).rule.one_step,
+                     round);
+    });
+  }
+
+  const std::vector<OptimTensor<T>>& tensors_;
+  const std::vector<GroupLayout>& layouts_;
+  const bool rounds_;
+  const uint64_t seed_;
+  bool want_steps_;
+  std::vector<Stages<Rule, Op>> stages_;
+  std::vector<size_t> stages_of_;
+};
 
 struct Cpu {
   using Guard = NoGuard;
 
-  template <class T>
-  static void sgd(const std::vector<OptimTensor<T>>& tensors,
-                  const std::vector<GroupLayout>& layouts, const SgdOptions& options) {
-    using Op = opmath_t<T>;
-    const auto rule = options.rule<Op>();
-    const auto step = static_cast<Op>(options.prox_step());
-    step_all(tensors, layouts, options.penalty, step, false,
-             [&](size_t k, int64_t i, int64_t n, Op* v, Op*) {
-               const OptimTensor<T>& t = tensors[k];
-               Segment<T> grad, buffer;
-               const Op* g = grad.read(t.grad + i, n);
-               if (T* momentum_buffer = t.state[0]) {
-                 cpu::sgd(rule, v, g, buffer.read(momentum_buffer + i, n), n);
-                 buffer.write(momentum_buffer + i, n);
-               } else {
-                 cpu::sgd(rule, v, g, n);
-               }
-             });
-  }
-
-  template <class T>
-  static void adamw(const std::vector<OptimTensor<T>>& tensors,
-                    const std::vector<GroupLayout>& layouts, const AdamWOptions& options) {
-    using Op = opmath_t<T>;
-    // Most often all tensors are at the same step, and two calls of pow serve them all.
-    std::vector<math::AdamWRule<Op>> rules;
-    std::vector<size_t> rule_of(tensors.size());
-    float rule_step = 0;
-    for (size_t k = 0; k < tensors.size(); ++k) {
-      const float step = *tensors[k].step += 1;
-      if (rules.empty() || step != rule_step) rules.push_back(options.rule<Op>(step));
-      rule_step = step;
-      rule_of[k] = rules.size() - 1;
-    }
-    const bool want_steps = options.adaptive && options.penalty.wants_step();
-    step_all(tensors, layouts, options.penalty, static_cast<Op>(options.lr), want_steps,
-             [&](size_t k, int64_t i, int64_t n, Op* v, Op* steps) {
-               const OptimTensor<T>& t = tensors[k];
-               Segment<T> grad, exp_avg, exp_avg_sq;
-               dispatch_bool(steps != nullptr, [&](auto want) {
-                 cpu::adamw(rules[rule_of[k]], v, grad.read(t.grad + i, n),
-                            exp_avg.read(t.state[0] + i, n), exp_avg_sq.read(t.state[1] + i, n),
-                            steps, n, want);
-               });
-               exp_avg.write(t.state[0] + i, n);
-               exp_avg_sq.write(t.state[1] + i, n);
-             });
+  template <class Rule, class T, class Options>
+  static void step(const std::vector<OptimTensor<T>>& tensors,
+                   const std::vector<GroupLayout>& layouts, const Options& options, const Kind&) {
+    if (options.is_skipped()) return;
+    Options now = options;
+    now.refresh();
+    Step<T, Rule>(tensors, layouts, now).run();
   }
 };
 
@@ -244,8 +315,12 @@ struct Cpu {
 }  // namespace torchcalc::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CPU, m) {
-  m.impl("sgd_step", TORCH_BOX(&torchcalc::sgd_step<torchcalc::cpu::Cpu>));
-  m.impl("adamw_step", TORCH_BOX(&torchcalc::adamw_step<torchcalc::cpu::Cpu>));
+  using torchcalc::cpu::Cpu;
+  m.impl("sgd_step", TORCH_BOX(&torchcalc::sgd_step<Cpu>));
+  m.impl("adam_step", TORCH_BOX(&torchcalc::adam_step<Cpu>));
+  m.impl("adagrad_step", TORCH_BOX(&torchcalc::adagrad_step<Cpu>));
+  m.impl("rmsprop_step", TORCH_BOX(&torchcalc::rmsprop_step<Cpu>));
+  m.impl("ftrl_step", TORCH_BOX(&torchcalc::ftrl_step<Cpu>));
 }
 
 // It reads no memory but that of places: the same on every device.

@@ -31,6 +31,7 @@ class PenaltyStage {
     math::dispatch_penalty<Op>(penalty, [&]<class Prox>(const Prox& prox) {
       static_assert(sizeof(Prox) <= sizeof(prox_) && std::is_trivially_copyable_v<Prox>);
       std::memcpy(prox_.data(), &prox, sizeof(Prox));
+      tag_ = &kTag<Prox>;
       run_ = [](const void* prox, Op* v, const Op* steps, Op step, int64_t n) {
         if (steps) {
           prox_stage(*static_cast<const Prox*>(prox), v, steps, n);
@@ -46,8 +47,18 @@ class PenaltyStage {
     if (run_) run_(prox_.data(), v, steps, step, n);
   }
 
+  // The penalty's functor if it is of this type, else null.
+  template <class Prox>
+  const Prox* find() const {
+    return tag_ == &kTag<Prox> ? reinterpret_cast<const Prox*>(prox_.data()) : nullptr;
+  }
+
  private:
+  template <class Prox>
+  static constexpr char kTag = 0;  // its address names the type
+
   alignas(Op) std::array<Op, 10> prox_;
+  const char* tag_ = nullptr;
   void (*run_)(const void*, Op*, const Op*, Op, int64_t) = nullptr;
 };
 

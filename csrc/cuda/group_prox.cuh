@@ -38,13 +38,20 @@ __device__ Value block_sum(Value value) {
   return total;
 }
 
+// How results come back into a tensor of T, `at` its first element.
+template <class T>
+struct RoundToNearest {
+  TC_HD T operator()(int64_t, double v) const { return static_cast<T>(v); }
+};
+
 // A group as math/group_prox.h wants it, shared out to the threads of a block.
-template <class T, class Steps>
+template <class T, class Steps, class Round>
 struct BlockGroup {
   T* w;  // the tensor
   const GroupLayout& layout;
   int64_t begin;  // of the group
   Steps steps;
+  Round round;
 
   static constexpr bool kKeeps = false;  // T may be narrower than double
 
@@ -77,7 +84,7 @@ struct BlockGroup {
 
   template <class F>
   __device__ void map(F f) const {
-    each([&](int64_t i, int64_t at, double v, double s) { w[at] = static_cast<T>(f(v, s, i)); });
+    each([&](int64_t i, int64_t at, double v, double s) { w[at] = round(at, f(v, s, i)); });
   }
 };
 
@@ -113,8 +120,9 @@ __device__ void keep_largest(T* w, const math::Penalty& g, const GroupLayout& la
 }
 
 // All groups of a tensor, shared out to the blocks of a grid.
-template <class T, class Steps>
-__device__ void prox_groups(T* w, const math::Penalty& g, const GroupLayout& layout, Steps steps) {
+template <class T, class Steps, class Round = RoundToNearest<T>>
+__device__ void prox_groups(T* w, const math::Penalty& g, const GroupLayout& layout, Steps steps,
+                            Round round = {}) {
   if constexpr (requires { steps.step; }) {
     steps.step = g.one_step(steps.step);
     if (steps.step == 0) return;  // nothing moves
@@ -127,7 +135,7 @@ __device__ void prox_groups(T* w, const math::Penalty& g, const GroupLayout& lay
     return;
   }
   for (int64_t k = blockIdx.x; k < layout.groups; k += gridDim.x) {
-    const BlockGroup<T, Steps> group{w, layout, layout.outer.offset(k), steps};
+    const BlockGroup<T, Steps, Round> group{w, layout, layout.outer.offset(k), steps, round};
     math::group_prox<double>(group, g);
   }
 }

@@ -9,16 +9,11 @@ namespace {
 struct Cuda {
   using Guard = DeviceGuard;
 
-  template <class T>
-  static void sgd(const std::vector<OptimTensor<T>>& tensors,
-                  const std::vector<GroupLayout>& layouts, const SgdOptions& options) {
-    cuda::sgd(tensors, layouts, options, current_stream());
-  }
-
-  template <class T>
-  static void adamw(const std::vector<OptimTensor<T>>& tensors,
-                    const std::vector<GroupLayout>& layouts, const AdamWOptions& options) {
-    cuda::adamw(tensors, layouts, options, current_stream());
+  template <class Rule, class T, class Options>
+  static void step(const std::vector<OptimTensor<T>>& tensors,
+                   const std::vector<GroupLayout>& layouts, const Options& options,
+                   const Kind& kind) {
+    optim_step<Rule>(tensors, layouts, options, kind, current_stream());
   }
 };
 
@@ -26,6 +21,10 @@ struct Cuda {
 }  // namespace torchcalc::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(torchcalc, CUDA, m) {
-  m.impl("sgd_step", TORCH_BOX(&torchcalc::sgd_step<torchcalc::cuda::Cuda>));
-  m.impl("adamw_step", TORCH_BOX(&torchcalc::adamw_step<torchcalc::cuda::Cuda>));
+  using torchcalc::cuda::Cuda;
+  m.impl("sgd_step", TORCH_BOX(&torchcalc::sgd_step<Cuda>));
+  m.impl("adam_step", TORCH_BOX(&torchcalc::adam_step<Cuda>));
+  m.impl("adagrad_step", TORCH_BOX(&torchcalc::adagrad_step<Cuda>));
+  m.impl("rmsprop_step", TORCH_BOX(&torchcalc::rmsprop_step<Cuda>));
+  m.impl("ftrl_step", TORCH_BOX(&torchcalc::ftrl_step<Cuda>));
 }

@@ -15,17 +15,17 @@ constexpr int64_t kBlockElements = 4096;
 
 template <class T>
 struct OptimBatch {
-  static constexpr int kTensors = 64;
+  static constexpr int kTensors = 52;
   OptimTensor<T> tensors[kTensors];
   int64_t first_block[kTensors + 1];  // of each tensor, and the number of all blocks
   int count;
 };
-// What a kernel may take as arguments on every GPU is 4 KB.
-static_assert(sizeof(OptimBatch<double>) + sizeof(AdamWOptions) <= 4096);
 
-// f(batch) over batches of the tensors.
-template <class T, class F>
+// f(begin, batch) over batches of the tensors, from number `begin` on.
+template <class Options, class T, class F>
 void for_each_batch(const std::vector<OptimTensor<T>>& tensors, F f) {
+  // What a kernel may take as arguments on every GPU is 4 KB.
+  static_assert(sizeof(OptimBatch<T>) + sizeof(Options) + sizeof(void*) <= 4096);
   for (size_t begin = 0; begin < tensors.size(); begin += OptimBatch<T>::kTensors) {
     OptimBatch<T> batch;
     batch.count =
@@ -36,7 +36,7 @@ void for_each_batch(const std::vector<OptimTensor<T>>& tensors, F f) {
       batch.first_block[k + 1] =
           batch.first_block[k] + ceil_div(batch.tensors[k].n, kBlockElements);
     }
-    f(batch);
+    f(begin, batch);
   }
 }
 
@@ -57,151 +57,193 @@ __device__ void for_each_octet(const OptimBatch<T>& batch, int k, F f) {
   const int64_t begin = (blockIdx.x - batch.first_block[k]) * kBlockElements;
   const OptimTensor<T>& t = batch.tensors[k];
   const int64_t end = std::min(begin + kBlockElements, t.n);
-  const bool aligned = are_aligned(t.param, t.grad, t.state[0], t.state[1]);
+  const bool aligned = are_aligned(t.param, t.grad, t.state[0], t.state[1], t.state[2]);
   for (int64_t i = begin + kOctet * threadIdx.x; i < end; i += int64_t{kOctet} * blockDim.x) {
     f(octet_at(i, end, aligned));
   }
 }
 
-template <class T, bool kNorm>
-__global__ void __launch_bounds__(kThreads)
-    sgd_kernel(const __grid_constant__ OptimBatch<T> batch, math::SgdRule<opmath_t<T>> rule,
-               const __grid_constant__ math::Penalty penalty, opmath_t<T> step) {
-  using Op = opmath_t<T>;
-  const int k = block_tensor(batch);
-  const OptimTensor<T> t = batch.tensors[k];
-  T* const momentum_buffer = t.state[0];
-  for_each_octet(batch, k, [&](Octet at) {
-    const auto fetched_param = fetch(t.param, at);
-    const auto fetched_grad = fetch(t.grad, at);
-    const auto fetched_buffer = fetch_if(momentum_buffer, at);
-    Values<Op> param, grad, buffer, steps;
-    unpack(param, fetched_param);
-    unpack(grad, fetched_grad);
-    unpack(buffer, fetched_buffer);
-    TC_UNROLL
-    for (int j = 0; j < kOctet; ++j) {
-      param[j] = momentum_buffer ? rule(param[j], grad[j], buffer[j]) : rule(param[j], grad[j]);
-      steps[j] = step;
-    }
-    apply_penalty<kNorm>(penalty, param, steps);
-    store(t.param, param, at);
-    if (momentum_buffer) store(momentum_buffer, buffer, at);
-  });
-}
-
 template <class T>
-__global__ void increment_steps_kernel(const __grid_constant__ OptimBatch<T> batch) {
+__global__ void increment_steps_kernel(const __grid_constant__ OptimBatch<T> batch,
+                                       const __grid_constant__ StepOptions options) {
+  if (options.is_skipped()) return;
   if (static_cast<int>(threadIdx.x) < batch.count) *batch.tensors[threadIdx.x].step += 1;
 }
 
-template <class T, bool kNorm>
-__global__ void __launch_bounds__(kThreads)
-    adamw_kernel(const __grid_constant__ OptimBatch<T> batch, AdamWOptions options) {
+// What a block makes of the options for its tensor: Adam's rule takes two powers in double, too
+// dear for every thread.
+template <class Rule>
+struct BlockRule {
+  Rule rule;
+  math::Penalty penalty;
+  bool by_coordinate;
+};
+
+// What make(it) has made of it, for all threads of a block.
+template <class It, class Make>
+__device__ const It& made_once(Make make) {
+  // As bytes: members have initial values, which shared memory must not.
+  alignas(It) __shared__ unsigned char memory[sizeof(It)];
+  It& shared = *reinterpret_cast<It*>(memory);
+  if (threadIdx.x == 0) make(shared);
+  __syncthreads();
+  return shared;
+}
+
+template <class Rule, class T, class Options>
+__device__ const BlockRule<Rule>& block_rule(const OptimTensor<T>& t, const Options& options) {
+  return made_once<BlockRule<Rule>>([&](BlockRule<Rule>& shared) {
+    Options now = options;
+    now.refresh();
+    now.set(shared.rule, t.step ? *t.step : 0);
+    shared.penalty = now.bounded(shared.rule);
+    // With lr = 0 all steps are 0: a constraint is met in the metric of one step for all.
+    shared.by_coordinate = now.by_coordinate() && now.lr != 0;
+  });
+}
+
+// What a step leaves for the groups of a tensor: one kernel serves all rules.
+template <class T>
+struct StepMade {
+  math::Metric<T> metric;
+  math::Penalty penalty;
+  bool by_coordinate;
+};
+
+// S is the type of states: T or, of half types, its op-math type.
+template <class T, class S, class Rule, bool kNorm, class Options>
+__global__ void __launch_bounds__(kThreads, sizeof(T) > 4 ? 1 : 0)
+    optim_kernel(const __grid_constant__ OptimBatch<T> batch,
+                 const __grid_constant__ Options options, StepMade<opmath_t<T>>* made) {
   using Op = opmath_t<T>;
+  constexpr int kStates = Rule::kStates;
+  if (options.is_skipped()) return;
   const int k = block_tensor(batch);
   const OptimTensor<T> t = batch.tensors[k];
-  // Two double-precision powers: too dear for every thread.
-  __shared__ math::AdamWRule<Op> shared_rule;
-  if (threadIdx.x == 0) shared_rule = options.rule<Op>(*t.step);
-  __syncthreads();
-  const auto rule = shared_rule;
+  const BlockRule<Rule>& shared = block_rule<Rule>(t, options);
+  const Rule rule = shared.rule;
+  const bool by_coordinate = shared.by_coordinate;
+  if (made && threadIdx.x == 0 && blockIdx.x == batch.first_block[k]) {
+    made[k] = {rule.metric(), shared.penalty, by_coordinate};
+  }
   for_each_octet(batch, k, [&](Octet at) {
     const auto fetched_param = fetch(t.param, at);
     const auto fetched_grad = fetch(t.grad, at);
-    const auto fetched_m = fetch(t.state[0], at);
-    const auto fetched_v = fetch(t.state[1], at);
-    Values<Op> param, grad, m, v, steps;
+    Packs<S> fetched[kStates + 1];
+    TC_UNROLL
+    for (int s = 0; s < kStates; ++s) fetched[s] = fetch(static_cast<const S*>(t.state[s]), at);
+    Values<Op> param, grad, states[kStates + 1], steps;
     unpack(param, fetched_param);
     unpack(grad, fetched_grad);
-    unpack(m, fetched_m);
-    unpack(v, fetched_v);
+    TC_UNROLL
+    for (int s = 0; s < kStates; ++s) unpack(states[s], fetched[s]);
     TC_UNROLL
     for (int j = 0; j < kOctet; ++j) {
-      const auto updated = rule(param[j], grad[j], m[j], v[j]);
+      Op kept[kStates + 1];
+      TC_UNROLL
+      for (int s = 0; s < kStates; ++s) kept[s] = states[s][j];
+      const auto updated = rule(param[j], grad[j], kept);
       param[j] = updated.v;
-      steps[j] = updated.step;
+      steps[j] = by_coordinate ? updated.step : rule.one_step;
+      TC_UNROLL
+      for (int s = 0; s < kStates; ++s) states[s][j] = kept[s];
     }
-    apply_penalty<kNorm>(options.penalty, param, steps);
+    TC_UNROLL  // at once: what follows has the registers for itself
+        for (int s = 0; s < kStates; ++s) store(static_cast<S*>(t.state[s]), states[s], at);
+    apply_penalty<kNorm>(shared.penalty, param, steps);
+    if constexpr (!std::is_same_v<T, Op>) {
+      if (options.rounds) {
+        const math::RandomRounding random{options.seed, t.number, 1};
+        const math::Words4 words = random.words(at.begin / kOctet);
+        TC_UNROLL
+        for (int j = 0; j < kOctet; ++j) {  // a float that the store need not round
+          const T rounded = math::round_randomly<T>(param[j], math::lane_of(words, j));
+          param[j] = static_cast<Op>(rounded);
+        }
+      }
+    }
     store(t.param, param, at);
-    store(t.state[0], m, at);
-    store(t.state[1], v, at);
   });
 }
 
-// The steps of AdamW's coordinates, made again from the states; or one for all.
+// The steps of a tensor's coordinates, made again from its states; or one for all.
 template <class T>
-struct AdamWSteps {
-  math::AdamWRule<opmath_t<T>> rule;
-  const T *m, *v;
+struct MetricSteps {
+  const math::Metric<opmath_t<T>>& metric;
+  const OptimTensor<T>& t;
+  bool by_coordinate;
   opmath_t<T> step;
 
   TC_HD double operator()(int64_t at) const {
-    using Op = opmath_t<T>;
-    return rule.adaptive ? rule.step(static_cast<Op>(m[at]), static_cast<Op>(v[at])) : step;
+    if (!by_coordinate) return step;
+    return metric([&](int i) {
+      using Op = opmath_t<T>;
+      if (std::is_same_v<T, Op> || t.wide) return static_cast<const Op*>(t.state[i])[at];
+      return static_cast<Op>(static_cast<const T*>(t.state[i])[at]);
+    });
   }
 };
 
+// The second time that a step rounds a parameter: stochastically where the first was.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    sgd_groups_kernel(const __grid_constant__ OptimTensor<T> t,
-                      const __grid_constant__ GroupLayout layout,
-                      const __grid_constant__ math::Penalty penalty, opmath_t<T> step) {
-  prox_groups(t.param, penalty, layout, OneStep<opmath_t<T>>{step});
-}
+struct OptimRound {
+  math::RandomRounding random;
+  bool is_random;
 
+  TC_HD T operator()(int64_t at, double v) const {
+    if constexpr (!std::is_same_v<T, opmath_t<T>>) {
+      if (is_random) return random.at<T>(at, static_cast<float>(v));
+    }
+    return static_cast<T>(v);
+  }
+};
+
+// Two blocks on an SM: where more may be, nvcc keeps what it needs in memory.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    adamw_groups_kernel(const __grid_constant__ OptimTensor<T> t,
+__global__ void __launch_bounds__(kThreads, 2)
+    optim_groups_kernel(const __grid_constant__ OptimTensor<T> t,
                         const __grid_constant__ GroupLayout layout,
-                        const __grid_constant__ AdamWOptions options) {
-  __shared__ math::AdamWRule<opmath_t<T>> shared_rule;
-  const auto step = options.penalty.one_step(static_cast<opmath_t<T>>(options.lr));
-  if (!options.adaptive && step == 0) return;  // nothing moves
-  if (threadIdx.x == 0) shared_rule = options.rule<opmath_t<T>>(*t.step);
-  __syncthreads();
-  prox_groups(t.param, options.penalty, layout,
-              AdamWSteps<T>{shared_rule, t.state[0], t.state[1], step});
+                        const __grid_constant__ StepOptions options,
+                        const StepMade<opmath_t<T>>* made) {
+  if (options.is_skipped()) return;
+  using Made = StepMade<opmath_t<T>>;
+  const Made& of = made_once<Made>([=](Made& shared) { shared = *made; });
+  const auto step = of.penalty.one_step(of.metric.one_step);
+  if (!of.by_coordinate && step == 0) return;  // nothing moves
+  prox_groups(t.param, of.penalty, layout, MetricSteps<T>{of.metric, t, of.by_coordinate, step},
+              OptimRound<T>{{options.seed, t.number, 2}, options.rounds});
 }
 
-// kernel(tensor, layout, args...) on the tensors that have elements, if there are layouts.
-template <class T, class Kernel, class... Args>
-void launch_groups(Kernel kernel, const std::vector<OptimTensor<T>>& tensors,
-                   const std::vector<GroupLayout>& layouts, const math::Penalty& penalty,
-                   cudaStream_t stream, const Args&... args) {
+template <class Rule, class T, class Options>
+void optim_step(const std::vector<OptimTensor<T>>& tensors, const std::vector<GroupLayout>& layouts,
+                const Options& options, const Kind& kind, cudaStream_t stream) {
+  using Op = opmath_t<T>;
+  using Made = StepMade<Op>;
+  static_assert(sizeof(Made) % sizeof(Op) == 0 && std::is_trivially_copyable_v<Made>);
+  const Tensor memory =
+      empty({static_cast<int64_t>(layouts.size() * sizeof(Made) / sizeof(Op))}, kind.opmath());
+  Made* const made = layouts.empty() ? nullptr : reinterpret_cast<Made*>(memory.data_ptr());
+  const StepOptions& shared = options;
+  for_each_batch<Options>(tensors, [&](size_t begin, const OptimBatch<T>& batch) {
+    if (Options::kCounts) {
+      launch(increment_steps_kernel<T>, 1, batch.kTensors, stream, batch, shared);
+    }
+    const auto run = [&](auto kernel) {
+      launch(kernel, batch.first_block[batch.count], kThreads, stream, batch, options,
+             made ? made + begin : nullptr);
+    };
+    if constexpr (!std::is_same_v<T, Op>) {  // states that few ask for: one kernel, for any penalty
+      if (batch.tensors[0].wide) return run(optim_kernel<T, Op, Rule, false, Options>);
+    }
+    dispatch_bool(options.penalty.is_norm(),
+                  [&](auto norm) { run(optim_kernel<T, T, Rule, norm, Options>); });
+  });
   for (size_t k = 0; k < layouts.size(); ++k) {
     if (tensors[k].n == 0) continue;
-    const GroupGrid grid = group_grid(penalty, layouts[k]);
-    launch(kernel, grid.blocks, grid.threads, stream, tensors[k], layouts[k], args...);
+    const GroupGrid grid = group_grid(options.penalty, layouts[k]);
+    launch(optim_groups_kernel<T>, grid.blocks, grid.threads, stream, tensors[k], layouts[k],
+           shared, made + k);
   }
-}
-
-template <class T>
-void sgd(const std::vector<OptimTensor<T>>& tensors, const std::vector<GroupLayout>& layouts,
-         const SgdOptions& options, cudaStream_t stream) {
-  using Op = opmath_t<T>;
-  const auto step = static_cast<Op>(options.prox_step());
-  for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
-    dispatch_bool(options.penalty.is_norm(), [&](auto norm) {
-      launch(sgd_kernel<T, norm>, batch.first_block[batch.count], kThreads, stream, batch,
-             options.rule<Op>(), options.penalty, step);
-    });
-  });
-  launch_groups(sgd_groups_kernel<T>, tensors, layouts, options.penalty, stream, options.penalty,
-                step);
-}
-
-template <class T>
-void adamw(const std::vector<OptimTensor<T>>& tensors, const std::vector<GroupLayout>& layouts,
-           const AdamWOptions& options, cudaStream_t stream) {
-  for_each_batch(tensors, [&](const OptimBatch<T>& batch) {
-    launch(increment_steps_kernel<T>, 1, OptimBatch<T>::kTensors, stream, batch);
-    dispatch_bool(options.penalty.is_norm(), [&](auto norm) {
-      launch(adamw_kernel<T, norm>, batch.first_block[batch.count], kThreads, stream, batch,
-             options);
-    });
-  });
-  launch_groups(adamw_groups_kernel<T>, tensors, layouts, options.penalty, stream, options);
 }
 
 }  // namespace torchcalc::cuda

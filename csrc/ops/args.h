@@ -8,7 +8,6 @@
 #include "math/mask.h"
 #include "math/penalty.h"
 #include "math/prox.h"
-#include "math/update_rules.h"
 
 // What a kernel is given: plain pointers into contiguous memory and sizes, the same for CPU and
 // CUDA. No torch in here, so that kernels can be compiled and tested without it. Op is T's op-math
@@ -158,61 +157,6 @@ struct ProxGradGradArgs {
   Strength<T, Op> l1, l2;
   T *dgrad, *dx, *dl1, *dl2;  // dl1, dl2 may be null
   int64_t n;
-};
-
-// One tensor of a multi-tensor optimizer step. What an optimizer does not keep is null.
-template <class T>
-struct OptimTensor {
-  T* param = nullptr;
-  const T* grad = nullptr;
-  T* state[2] = {};       // momentum_buffer; exp_avg, exp_avg_sq
-  float* step = nullptr;  // how many there were
-  int64_t n = 0;
-};
-
-// Hyperparameters of a step, and what the kernels make of them: an update rule and a penalty.
-struct SgdOptions {
-  double lr, momentum, dampening, weight_decay;
-  bool nesterov, maximize, first_step;
-  math::Penalty penalty;
-
-  template <class T>
-  math::SgdRule<T> rule() const {
-    return {.lr = T(lr),
-            .momentum = T(momentum),
-            .weight_decay = T(weight_decay),
-            .sign = T(maximize ? -1 : 1),
-            .keep = T(first_step ? 0 : momentum),
-            .gain = T(first_step ? 1 : 1 - dampening),
-            .nesterov = nesterov};
-  }
-
-  // The step that momentum amounts to, with Nesterov as well: a constant gradient g makes a buffer
-  // of g (1 - dampening) / (1 - momentum), and Nesterov's (without dampening) g + momentum b = b.
-  double prox_step() const { return momentum == 0 ? lr : lr * (1 - dampening) / (1 - momentum); }
-};
-
-struct AdamWOptions {
-  double lr, beta1, beta2, eps, weight_decay;
-  bool maximize;
-  math::Penalty penalty;
-  bool adaptive;
-
-  // The rule of step number `step`. Differences from 1 are taken in double: in float 1 - 0.999
-  // would lose three digits.
-  template <class T>
-  TC_HD math::AdamWRule<T> rule(double step) const {
-    return {.lr = T(lr),
-            .beta2 = T(beta2),
-            .eps = T(eps),
-            .sign = T(maximize ? -1 : 1),
-            .gain1 = T(1 - beta1),
-            .gain2 = T(1 - beta2),
-            .decay = T(1 - lr * weight_decay),
-            .step_size = T(lr / (1 - ::pow(beta1, step))),
-            .bias2 = T(1 / ::sqrt(1 - ::pow(beta2, step))),
-            .adaptive = adaptive};
-  }
 };
 
 }  // namespace torchcalc

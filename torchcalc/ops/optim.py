@@ -18,6 +18,7 @@ from torch import Tensor
 from torchcalc.ops._autograd import implement
 from torchcalc.ops.penalty_prox import Kernel, bounded_prox
 from torchcalc.reference import optim as reference
+from torchcalc.reference.rounding import round_randomly
 
 
 class Stepper(Protocol):
@@ -66,78 +67,79 @@ def _(*args):  # type: ignore[no-untyped-def]
 
 def _tensors(
     params: list[Tensor], grads: list[Tensor], states: list[Tensor], counts: int, places: Tensor
-) -> Iterator[tuple[Tensor, Tensor, list[Tensor], int]]:
-    """Each parameter with its gradient and views of its states (see csrc/ops/optim.h)."""
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor], int, int]]:
+    """Each parameter with its gradient, views of its states, and more (see csrc/ops/optim.h)."""
     torch.ops.torchcalc.optim_check(params, grads, states, counts, places)
     rest = iter(places.tolist())
     flats, numbers = states[: len(states) - counts], states[len(states) - counts :]
     for param, grad in zip(params, grads, strict=True):
-        offset, number, dims = next(rest), next(rest), next(rest)
+        offset, number, position, dims = (next(rest) for _ in range(4))
         shape = [next(rest) for _ in range(dims)]
         indexes = next(rest)
         views = [t.view(-1)[offset : offset + param.numel()].view(shape) for t in flats]
-        yield param, grad, views + [t.view(-1)[number] for t in numbers], indexes
+        yield param, grad, views + [t.view(-1)[number] for t in numbers], position, indexes
 
 
-def _in_op_math(
-    step: Any, param: Tensor, grad: Tensor, states: list[Tensor], **options: Any
+# Each op with its rule, and how many numbers it keeps of a tensor.
+RULES: dict[str, tuple[Any, int]] = {
+    "sgd_step": (reference.SGDRule, 0),
+    "adam_step": (reference.AdamRule, 1),
+    "adagrad_step": (reference.AdagradRule, 1),
+    "rmsprop_step": (reference.RMSpropRule, 1),
+    "ftrl_step": (reference.FTRLRule, 0),
+}
+
+
+# What tensors on the device may hold, in the order of csrc/ops/optim_args.h.
+LIVE = ("grad_scale", "found_inf", "lr", "beta1", "beta2", "lr_before")
+
+
+def plain_step(
+    op: str,
+    params: list[Tensor],
+    grads: list[Tensor],
+    states: list[Tensor],
+    places: Tensor,
+    *arguments: Any,
 ) -> None:
     """A step of the reference; tensors of half types get its results rounded once."""
-    written = [param, *states]
-    new_param, new_grad, *new_states = (
-        t.float() if t.element_size() < 4 else t for t in (param, grad, *states)
-    )
-    step(new_param, new_grad, *new_states, **options)
-    for t, w in zip(written, (new_param, *new_states), strict=True):
-        if t is not w:
-            t.copy_(w)
+    rule_type, counts = RULES[op]
+    # The last one has a default, and may be absent.
+    *options, live, fields, seed = arguments if isinstance(arguments[-1], int) else (*arguments, -1)
+    now = {LIVE[field]: t.item() for t, field in zip(live, fields, strict=True)}
+    scale = now.pop("grad_scale", 1.0)
+    if now.pop("found_inf", 0.0):
+        return
+    length = len(rule_type._fields)
+    rule = rule_type(*options[:length])._replace(**now)
+    kind, numbers, *metric = options[length:]
+    adaptive, prox_clip = metric or (True, math.inf)
+    for param, grad, kept, position, indexes in _tensors(params, grads, states, counts, places):
+        k = 0.0
+        if counts:
+            count = kept.pop()
+            count += 1
+            k = float(count)
+        written = [param, *kept]
+        wide = [t.float() if t.element_size() < 4 else t for t in (*written, grad)]
+        wide[-1] = wide[-1] / scale
+        prox = partial(bounded_prox, Kernel(kind, *numbers), indexes)
+        reference.step(
+            *(rule, k, wide[0], wide[-1], wide[1:-1]),
+            prox=prox,
+            adaptive=adaptive,
+            prox_clip=prox_clip,
+        )
+        for t, w in zip(written, wide, strict=False):
+            if t is param and t is not w and seed >= 0:
+                t.copy_(round_randomly(w, t.dtype, seed, position, 1))
+            elif t is not w:
+                t.copy_(w)
 
 
-def _sgd_step(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[Tensor],
-    places: Tensor,
-    *options: Any,
-) -> None:
-    *rule, kind, numbers = options
-    names = "lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "first_step"
-    named = dict(zip(names, rule, strict=True))
-    for param, grad, buffers, indexes in _tensors(params, grads, states, 0, places):
-        prox = partial(bounded_prox, Kernel(kind, *numbers), indexes, math.inf)
-        _in_op_math(reference.sgd_step, param, grad, buffers, prox=prox, **named)
-
-
-def _adamw_step(
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[Tensor],
-    places: Tensor,
-    *options: Any,
-) -> None:
-    *rule, kind, numbers, adaptive, bound = options
-    names = "lr", "beta1", "beta2", "eps", "weight_decay", "maximize"
-    named = dict(zip(names, rule, strict=True), adaptive=adaptive)
-    for param, grad, moments, indexes in _tensors(params, grads, states, 1, places):
-        prox = partial(bounded_prox, Kernel(kind, *numbers), indexes, bound)
-        _in_op_math(reference.adamw_step, param, grad, moments, prox=prox, **named)
-
-
-implement("sgd_step", _sgd_step, "CompositeExplicitAutograd")
-implement("adamw_step", _adamw_step, "CompositeExplicitAutograd")
-
-
-# --- shapes
-
-
-@torch.library.register_fake("torchcalc::sgd_step")
-def _(*args):  # type: ignore[no-untyped-def]
-    return None
-
-
-@torch.library.register_fake("torchcalc::adamw_step")
-def _(*args):  # type: ignore[no-untyped-def]
-    return None
+for _name in RULES:
+    implement(_name, partial(plain_step, _name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"torchcalc::{_name}")(lambda *args: None)
 
 
 @torch.library.register_fake("torchcalc::optim_check")

@@ -45,10 +45,10 @@ PLAIN, HUBER, L0, L_HALF, MCP, SCAD, GROUP_L2, LARGEST, L_INF, L1_BALL, L2_BALL,
     range(13)
 )
 _FIRST_BY_GROUPS = GROUP_L2
-_SETS = (LARGEST, L1_BALL, L2_BALL, SIMPLEX)
+SETS = (LARGEST, L1_BALL, L2_BALL, SIMPLEX)
 
 
-def _rows(t: Tensor, indexes: int, block: int) -> tuple[Tensor, Any]:
+def rows_of(t: Tensor, indexes: int, block: int = 0) -> tuple[Tensor, Any]:
     """A tensor as [groups, size], and the function that undoes it (GroupLayout::make)."""
     shape = t.shape
     dims = range(t.dim())
@@ -59,13 +59,18 @@ def _rows(t: Tensor, indexes: int, block: int) -> tuple[Tensor, Any]:
         inner = [d + 1]
     order = [d for d in range(t.dim()) if d not in inner] + inner
     moved = t.permute(order)
-    size = math.prod(moved.shape[t.dim() - len(inner) :])
+    groups = t.dim() - len(inner)
+    matrix = math.prod(moved.shape[:groups]), math.prod(moved.shape[groups:])
 
     def back(rows: Tensor) -> Tensor:
         inverse = [order.index(d) for d in range(len(order))]
         return rows.reshape(moved.shape).permute(inverse).reshape(shape)
 
-    return moved.reshape(-1, size), back
+    return moved.reshape(matrix), back
+
+
+def is_separable(kernel: Kernel) -> bool:
+    return kernel.kind < _FIRST_BY_GROUPS
 
 
 def _is_tensor(numbers: Sequence[Strength]) -> bool:
@@ -112,7 +117,7 @@ def formula(
     kind, *numbers = kernel
     if kind < _FIRST_BY_GROUPS:
         return reference.separable(v, s, kind, tuple(numbers))
-    if not isinstance(s, Tensor) and s == 0 and kind not in _SETS:
+    if not isinstance(s, Tensor) and s == 0 and kind not in SETS:
         return v.clone()  # nothing moves
     if solve is not None:
         solved = solve(v.detach(), s.detach() if isinstance(s, Tensor) else s)
@@ -124,8 +129,8 @@ def formula(
     if v.numel() == 0:
         return v * s
     steps = torch.as_tensor(s, dtype=v.dtype, device=v.device).expand(v.shape)
-    rows, back = _rows(v, indexes, 0)
-    solved, steps = (_rows(t, indexes, 0)[0] for t in (solved, steps))
+    rows, back = rows_of(v, indexes, 0)
+    solved, steps = (rows_of(t, indexes, 0)[0] for t in (solved, steps))
     if kind in (L1_BALL, L2_BALL):  # where it was scaled, rounding has moved what is inside
         solved = torch.where(reference.is_inside(rows, kind, kernel.lam), rows.detach(), solved)
     derived = reference.by_groups(rows, steps, solved, kind, tuple(numbers))
@@ -164,9 +169,9 @@ def _solve_in_pytorch(kernel: Kernel, indexes: int, v: Tensor, s: Strength) -> T
         return v.clone()
     dtype = v.dtype if v.device.type == "mps" else torch.float64  # which has no doubles
     block = int(kernel.factor) if kernel.kind == LARGEST else 0
-    rows, back = _rows(v.to(dtype), indexes, block)
+    rows, back = rows_of(v.to(dtype), indexes, block)
     steps = torch.as_tensor(s, dtype=dtype, device=v.device).expand(v.shape)
-    solved = reference.solve(rows, _rows(steps, indexes, block)[0], kernel.kind, kernel[1:])  # type: ignore[arg-type]
+    solved = reference.solve(rows, rows_of(steps, indexes, block)[0], kernel.kind, kernel[1:])  # type: ignore[arg-type]
     return back(solved).to(v.dtype).contiguous()  # type: ignore[no-any-return]
 
 
@@ -189,21 +194,27 @@ def bounded_prox(
     """
     if v.numel() == 0:
         return v.clone()
-    if kernel.kind in _SETS and not isinstance(s, Tensor):
+    if kernel.kind in SETS and not isinstance(s, Tensor):
         s = 1.0  # a projection is the same with any one step for all
     free = kernel._replace(low=-math.inf, high=math.inf)
     step, value = (s, 0.0) if isinstance(s, Tensor) else (None, s)
     with torch.no_grad():
         x = _reference(v, step, value, free.kind, free[1:], indexes)
-    if bound < math.inf and kernel.kind not in _SETS:
+    if bound < math.inf and kernel.kind not in SETS:
         if kernel.kind < _FIRST_BY_GROUPS:
             x = torch.where((v - x).abs() <= bound, x, v - bound * torch.sign(v - x))
         else:
-            pull, back = _rows(torch.where(v == x, 0.0, v - x), indexes, 0)
-            norm = torch.linalg.vector_norm(pull, dim=1, keepdim=True)
-            most = bound * math.sqrt(pull.shape[1])
-            x = v - back(torch.where(norm <= most, pull, pull * (most / norm)))
+            x = within(bound, v, x, indexes)
     return x.clamp(float(kernel.low), float(kernel.high))
+
+
+def within(bound: float, v: Tensor, x: Tensor, indexes: int) -> Tensor:
+    """x, but in each group of n no farther from v than sqrt(n) times the bound."""
+    pull, back = rows_of(torch.where(v == x, 0.0, v - x), indexes)
+    norm = torch.linalg.vector_norm(pull, dim=1, keepdim=True)
+    most = bound * math.sqrt(pull.shape[1])
+    moved: Tensor = v - back(torch.where(norm <= most, pull, pull * (most / norm)))
+    return torch.where(back(norm.expand(pull.shape)) <= most, x, moved)
 
 
 # penalty_prox(v, step, step_value, penalty, numbers, indexes) -> x; step_value counts where step is

@@ -14,11 +14,11 @@ import numbers
 from collections.abc import Hashable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchcalc import prox
 from torchcalc._check import check_finite
+from torchcalc.ops.penalty_prox import SETS, within
 from torchcalc.prox import Penalty
 
 CLASSES: dict[str, type[Penalty]] = {
@@ -48,15 +48,18 @@ def check_range(op: str, name: str, value: Any, low: float, high: float = math.i
 
 
 def make_plain(group: dict[str, Any]) -> None:
-    """numpy's and tensors' numbers become Python's: a checkpoint of them needs no numpy."""
-    group.update({key: _as_plain(value) for key, value in group.items() if key != "params"})
+    """numpy's and tensors' numbers become Python's: a checkpoint of them needs no numpy.
+
+    But not lr and betas, which somebody may change in place, as torch's optimizers allow.
+    """
+    group.update({key: _as_plain(value, key) for key, value in group.items() if key != "params"})
 
 
-def _as_plain(value: Any) -> Any:
+def _as_plain(value: Any, key: str) -> Any:
     if isinstance(value, tuple | list):
-        return type(value)(map(_as_plain, value))
+        return type(value)(_as_plain(v, key) for v in value)
     if isinstance(value, Tensor) and value.numel() == 1:
-        return value.item()
+        return value if key in ("lr", "lr_before", "betas") else value.item()
     if isinstance(value, numbers.Real) and type(value).__module__ != "builtins":
         return float(value)
     return value
@@ -107,6 +110,9 @@ def plain(op: str, given: dict[str, Any]) -> dict[str, Any]:
             f"arguments, got {penalty!r} without {' and '.join(missing)}"
         )
     found = {key: given[key] for key in own.values() if key in given}
+    for key in _SHARED:
+        if given.get(key) is not None:
+            check_finite(op, key, given[key])
     return {"penalty": penalty, **shared, **{k: given[k] for k in _SHARED if given.get(k)}, **found}
 
 
@@ -166,6 +172,13 @@ def _made(name: str, *values: Any) -> Penalty:
     return CLASSES[name](*values)
 
 
+def entries(op: str, group: dict[str, Any]) -> dict[str, Any]:
+    """Those of a group that are its penalty's."""
+    name_it(op, group)
+    own = KEYS.get(group["penalty"], {}).values()
+    return {key: group[key] for key in ("penalty", *_SHARED, *own) if key in group}
+
+
 def check_used(op: str, group: dict[str, Any]) -> None:
     """Raises where a strength is given that the penalty does not have."""
     own = KEYS.get(group["penalty"], {}).values()
@@ -176,12 +189,11 @@ def check_used(op: str, group: dict[str, Any]) -> None:
             )
 
 
-def pull(param: Tensor, penalty: Penalty, step: Tensor | float, bound: float) -> None:
-    """param = its prox, of a penalty on the tensor as a whole, but no farther than the bound."""
-    v = param if param.dtype.itemsize >= 4 else param.float()
+def bounded_prox(penalty: Penalty, bound: float, v: Tensor, step: Tensor | float) -> Tensor:
+    """The prox apart from a kernel's step, no farther from v than the bound; not of half types."""
+    v = v if v.dtype.itemsize >= 4 else v.float()
     x = penalty.prox(v, step)
-    if bound < math.inf:
-        pull, most = v - x, bound * math.sqrt(param.numel())
-        norm = torch.linalg.vector_norm(pull)
-        x = torch.where(norm > most, v - pull * (most / norm), x)
-    param.copy_(x)
+    kernel = penalty.kernel
+    if bound == math.inf or (kernel is not None and kernel.kind in SETS):
+        return x
+    return within(bound, v, x, penalty.indexes(v.shape))

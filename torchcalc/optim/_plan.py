@@ -34,6 +34,9 @@ class Call:
         self.fresh = batch.pack.fresh
         if batch.arranged:
             self._arrange(batch.slots)
+        if batch.pack.parts > 1:
+            self.params = [torch.view_as_real(p) for p in self.params]
+            self.grads = [torch.view_as_real(g.resolve_conj()) for g in self.grads]
 
     def _arrange(self, slots: Sequence[Slot]) -> None:
         """Takes tensors of any strides as contiguous ones, in the order of param's memory."""
@@ -60,10 +63,13 @@ class Call:
 
 
 class Batch:
-    """The parameters of a group whose states are in one pack: what one kernel call takes."""
+    """The parameters of a group whose states are in one pack: what one kernel call takes.
 
-    def __init__(self, group: int, pack: Pack) -> None:
-        self.group, self.pack = group, pack  # the group's position
+    ``across``: these have groups of the penalty that lie on several ranks.
+    """
+
+    def __init__(self, group: int, pack: Pack, across: bool) -> None:
+        self.group, self.pack, self.across = group, pack, across  # the group's position
         self.members: list[int] = []  # positions among the parameters of all groups
         self.slots: list[Slot] = []
         self.arranged = False  # some tensor is not contiguous
@@ -73,12 +79,25 @@ class Batch:
         self.slots.append(slot)
         self.arranged |= slot.strides is not None or not grad.is_contiguous()
 
-    def close(self, params: Sequence[Tensor], penalty: Penalty | None) -> None:
-        """After the last add. Raises ValueError where a parameter does not suit the penalty."""
+    def close(
+        self,
+        owners: Sequence[Tensor],
+        params: Sequence[Tensor],
+        begin: int,
+        penalty: Penalty | None,
+    ) -> None:
+        """After the last add; the group's parameters begin at position ``begin``.
+
+        Raises ValueError where a parameter does not suit the penalty.
+        """
+        self.positions = [i - begin for i in self.members]
+        self.positions = [i - begin for i in self.members]
         places = [
             n
             for i, slot in zip(self.members, self.slots, strict=True)
-            for n in slot.place(params[i], penalty.indexes(params[i].shape) if penalty else 0)
+            for n in slot.place(
+                params[i], i - begin, penalty.indexes(owners[i].shape) if penalty else 0
+            )
         ]
         self.places = torch.tensor(places, dtype=torch.int64, device="cpu")
         pick = itemgetter(*self.members)
@@ -89,10 +108,15 @@ class Batch:
         names = self.pack.names
         self._states = [states[owners[i]] for i in self.members]
         for state, slot in zip(self._states, self.slots, strict=True):
-            if not same([state.get(name) for name in names], slot.views):
-                state.update(zip(names, slot.views, strict=True))
-        self._views = [
-            (name, [s.views[i] for s in self.slots], [s.addresses[i] for s in self.slots])
+            if not same([state.get(name) for name in names], slot.states):
+                state.update(zip(names, slot.states, strict=True))
+        self._registered = [
+            (
+                name,
+                [slot.states[i] for slot in self.slots],
+                [slot.views[i] for slot in self.slots],
+                [slot.addresses[i] for slot in self.slots],
+            )
             for i, name in enumerate(names)
         ]
         self.pack.fresh = False
@@ -100,9 +124,9 @@ class Batch:
     def holds(self, looked_at: bool) -> bool:
         """Whether the states are still those registered; their addresses too if ``looked_at``."""
         return all(
-            same_values(self._states, name, views)
+            same_values(self._states, name, states)
             and not (looked_at and list(map(Tensor.data_ptr, views)) != addresses)
-            for name, views, addresses in self._views
+            for name, states, views, addresses in self._registered
         )
 
     def call(self, params: Sequence[Tensor], grads: Gradients) -> Call:
@@ -133,13 +157,13 @@ class Plan:
         batches: list[Batch],
     ) -> None:
         self.batches = batches
-        self._owners, self._sizes, self._names = owners, sizes, names
+        self.owners, self._sizes, self._names = owners, sizes, names
         self._missing = missing(grads)
 
     def register(self, states: States) -> None:
         """After the kernels: the states of the batches are those of the parameters."""
         for batch in self.batches:
-            batch.register(self._owners, states)
+            batch.register(self.owners, states)
         self._keys, self._values = list(states), list(states.values())
 
     def holds(
@@ -159,7 +183,7 @@ class Plan:
         return (
             sizes == self._sizes
             and names == self._names
-            and same(owners, self._owners)
+            and same(owners, self.owners)
             and missing(grads) == self._missing
             and same(states, self._keys)
             and same(states.values(), self._values)

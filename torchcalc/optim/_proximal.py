@@ -5,30 +5,49 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from torchcalc._C import missing
-from torchcalc._check import check_floating
+from torchcalc._check import check_floating, is_sharded
 from torchcalc.ops import optim as ops
 from torchcalc.ops.penalty_prox import TV, Kernel
-from torchcalc.optim import _penalty
+from torchcalc.optim import _penalty, _sharded
+from torchcalc.optim._batches import make_batches
+from torchcalc.optim._checkpoint import adapt, merge
 from torchcalc.optim._penalty import check_range
-from torchcalc.optim._plan import Batch, Call, Gradients, Plan
-from torchcalc.optim._state import Pack, Slot
+from torchcalc.optim._plan import Call, Gradients, Plan
+from torchcalc.optim._state import Slot
 from torchcalc.prox import Penalty
-
-_MANY = 4  # packs of a group
-
+from torchcalc.reference import optim as reference
+from torchcalc.reference.rounding import round_randomly
 
 _NOTHING = Kernel()
+
+
+def number(value: Any) -> Any:
+    """A hyperparameter that may be a tensor of one element, as it is now."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def is_live(value: Any) -> bool:
+    """Whether it is a number on a device, which a kernel reads there: to ask for it is to wait."""
+    return isinstance(value, Tensor) and value.device.type != "cpu" and value.numel() == 1
+
+
+def given(value: Any) -> Any:
+    """A hyperparameter as an op takes it: of what is on a device, any number."""
+    return 0.5 if is_live(value) else number(value)
 
 
 class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
     """w = prox(update(w)): one fused kernel for the parameters of a group."""
 
+    op: ClassVar[str]  # its kernel
+    _step_supports_amp_scaling = True  # GradScaler: unscaling is the kernel's, skipping too
+    takes_sparse = False  # sparse gradients, as the torch.optim namesake
     counts: tuple[str, ...] = ()  # names of states with one number for each parameter
     later_options: ClassVar[dict[str, Any]] = {}  # what groups pickled by earlier versions lack
 
@@ -49,7 +68,7 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             raise ValueError(f"{op}: {names} come with penalty, {penalty!r}; got {given}")
         plain = _penalty.plain(op, {"penalty": penalty, **arguments})
         self._forget()
-        super().__init__(params, {**defaults, **plain})
+        super().__init__(params, {**self.later_options, **defaults, **plain})
 
     # A property, to know whether anybody may have given a state other memory (``.data``): to ask
     # each of thousands at every step would cost a tenth of it.
@@ -69,10 +88,20 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         """
         op = type(self).__name__
         _penalty.name_it(op, group)
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() == 1:
-            group["lr"] = float(group["lr"])
-        check_range(op, "lr", group["lr"], 0.0)
+        check_range(op, "lr", given(group["lr"]), 0.0)
         check_range(op, "weight_decay", group["weight_decay"], 0.0)
+        if group["differentiable"]:
+            raise ValueError(f"{op}: differentiable must be False: a step is done in place")
+        start = group.get("prox_start", 0)
+        if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+            raise ValueError(f"{op}: prox_start must be an integer >= 0, got {start!r}")
+        if group.get("stochastic_rounding") and group.get("rounding_seed") is None:
+            group["rounding_seed"] = 0  # the same on all ranks that hold the same parameters
+        if group.get("state_dtype") not in (None, torch.float32):
+            raise ValueError(
+                f"{op}: state_dtype must be None, for that of the parameters, or torch.float32, "
+                f"got {group['state_dtype']!r}"
+            )
         return _penalty.check(op, group)
 
     @abc.abstractmethod
@@ -80,21 +109,30 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         """Names of states with an element for each of the parameter's, in the kernel's order."""
 
     @abc.abstractmethod
-    def run_kernel(self, group: dict[str, Any], call: Call, kernel: Kernel) -> None:
-        """One step of a batch; ``kernel`` is the penalty's."""
+    def rule(self, group: dict[str, Any], fresh: bool) -> reference.Rule:
+        """The update of a group, ``fresh`` where its states start with this step."""
 
-    @abc.abstractmethod
-    def prox_step(self, group: dict[str, Any], state: Sequence[Tensor]) -> Tensor | float:
-        """The step of a parameter's coordinates that the penalty's prox takes."""
+    def metric(self, group: dict[str, Any]) -> tuple[bool, float] | tuple[()]:
+        """Whether each coordinate has a step of its own, and the bound of a penalty's pull.
 
-    def prox_bound(self, group: dict[str, Any]) -> float:
-        """How far a penalty may pull a coordinate in a step."""
-        return math.inf
+        Empty where neither is a choice.
+        """
+        return ()
+
+    def dtype_of(self, group: dict[str, Any], param: Tensor) -> torch.dtype | None:
+        """Of a parameter's states, where it is not the parameter's own."""
+        dtype: torch.dtype | None = group.get("state_dtype")
+        return dtype if param.dtype in (torch.float16, torch.bfloat16) else None
+
+    def start(self, group: dict[str, Any], param: Tensor, states: Sequence[Tensor]) -> None:
+        """Gives states that start with this step their first values; they are zeros."""
 
     def _forget(self) -> None:
         self._plan: Plan | None = None
         self._looked_at = True
-        self._slots: dict[Tensor, Slot] = {}
+        self.slots: dict[Tensor, Slot] = {}
+        # States as they were saved, while they are loaded.
+        self.loading: dict[Tensor, dict[str, Any]] = vars(self).get("loading", {})
         self._number = ops.register(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -118,14 +156,11 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             penalty = self.check_group(group)
             _penalty.check_used(op, group)
             for param in group["params"]:
-                check_floating(op, "params", param)
+                # A complex number is two real ones to a rule without a penalty.
+                is_complex = isinstance(param, Tensor) and param.is_complex()
+                check_floating(op, "params", torch.view_as_real(param) if is_complex else param)
                 if penalty is not None:
-                    self._check_shape(penalty, param)
-                if hasattr(param, "placements"):
-                    raise TypeError(
-                        f"{op}: params must not be sharded (DTensor), as fully_shard makes them: "
-                        "the kernels take whole tensors; ZeroRedundancyOptimizer and DDP work"
-                    )
+                    self.check_shape(penalty, param)
             if len(set(group["params"])) < len(group["params"]):
                 raise ValueError(f"{op}: params has a parameter twice")
             _penalty.make_plain(group)
@@ -146,74 +181,13 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         What the state's groups do not have, such as a penalty, stays as it is here.
         """
         # Behind all hooks that others have registered: what those return is what is loaded.
-        before = self.register_load_state_dict_pre_hook(lambda _, saved: self._merge(saved))
-        after = self.register_load_state_dict_post_hook(lambda _: self._adapt(), prepend=True)
+        before = self.register_load_state_dict_pre_hook(lambda _, saved: merge(self, saved))
+        after = self.register_load_state_dict_post_hook(lambda _: adapt(self), prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
             before.remove()
             after.remove()
-
-    def _merge(self, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-        """The state to load, complete and checked."""
-        saved_groups = state_dict["param_groups"]
-        if len(saved_groups) != len(self.param_groups):
-            return None  # torch raises
-        merged = [
-            {
-                **{
-                    key: own[key]
-                    for key in own
-                    if key != "params" and not ("penalty" in saved and key.startswith("penalty_"))
-                },
-                **saved,
-            }
-            for own, saved in zip(self.param_groups, saved_groups, strict=True)
-        ]
-        for own, group in zip(self.param_groups, merged, strict=True):
-            _penalty.forget_others(group)
-            _penalty.make_plain(group)
-            penalty = self.check_group(group)
-            if penalty is not None:
-                for param in own["params"]:
-                    self._check_shape(penalty, param)
-        self._check_shapes(state_dict["state"], saved_groups)
-        return {**state_dict, "param_groups": merged}
-
-    def _check_shapes(self, saved_states: Any, saved_groups: list[dict[str, Any]]) -> None:
-        for own, saved in zip(self.param_groups, saved_groups, strict=True):
-            for param, key in zip(own["params"], saved["params"], strict=False):
-                for name, value in saved_states.get(key, {}).items():
-                    if name in self.counts or not isinstance(value, Tensor):
-                        continue
-                    if value.shape != param.shape:
-                        raise ValueError(
-                            f"{type(self).__name__}: state {name!r} of parameter {key} must have "
-                            f"shape {tuple(param.shape)}, got {tuple(value.shape)}"
-                        )
-
-    def _adapt(self) -> None:
-        """Loaded states as the kernels want them, in memory of their own."""
-        states = vars(self)["state"]
-        for group in self.param_groups:
-            elements = self.names(group)
-            names = (*elements, *self.counts)
-            complete: dict[Any, list[Tensor]] = {}
-            for param in group["params"]:
-                state = states.get(param, {})
-                for name, value in state.items():
-                    if name in self.counts:  # a number in old checkpoints, on the CPU in torch's
-                        value = torch.as_tensor(value, dtype=torch.float32, device=param.device)
-                        state[name] = value.clone()
-                    elif isinstance(value, Tensor) and name not in elements:
-                        state[name] = torch.empty_like(param).copy_(value)  # with param's strides
-                if all(state.get(name) is not None for name in names):
-                    complete.setdefault((param.dtype, param.device), []).append(param)
-            for params in complete.values() if elements else ():
-                pack = Pack(params, elements, self.counts, [states[param] for param in params])
-                for param, slot in zip(params, pack.slots, strict=True):
-                    states[param].update(zip(names, slot.views, strict=True))
-                    self._slots[param] = slot
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -240,14 +214,24 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         if torch.compiler.is_dynamo_compiling():
             # By vars: Dynamo would guard all values of groups that it sees as an attribute.
             params = [param for group in vars(self)["param_groups"] for param in group["params"]]
+            if any(map(is_sharded, params)):
+                self._uncompiled_step()  # a graph has no rule for shards: it ends here
+                return loss
             which = [i for i, param in enumerate(params) if param.grad is not None]
             chosen = [params[i] for i in which]
             grads = [param.grad for param in chosen]
             torch.ops.torchcalc.optimizer_step(chosen, grads, self._number, which)
         else:
-            params = [param for group in self.param_groups for param in group["params"]]
-            self._update(params, params, [param.grad for param in params])
+            self._step()
         return loss
+
+    def _step(self) -> None:
+        params = [param for group in self.param_groups for param in group["params"]]
+        self._update(params, params, [param.grad for param in params])
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _uncompiled_step(self) -> None:
+        self._step()
 
     @torch.no_grad()
     def step_with(self, params: list[Tensor], grads: list[Tensor], which: list[int]) -> None:
@@ -260,6 +244,20 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         self._update(owners, all_params, all_grads)
 
     def _update(self, owners: list[Tensor], params: Sequence[Tensor], grads: Gradients) -> None:
+        self._do_update(owners, params, grads)
+        for group in self.param_groups:
+            # One without lr is how torch.distributed.checkpoint makes states; nothing has moved.
+            if given(group["lr"]):
+                self.stepped(group)
+
+    def stepped(self, group: dict[str, Any]) -> None:
+        """After a step: what a group holds for the next one."""
+        if group.get("prox_start"):
+            group["prox_start"] -= 1
+        if group.get("stochastic_rounding"):
+            group["rounding_seed"] = (group["rounding_seed"] + 1) % 2**63
+
+    def _do_update(self, owners: list[Tensor], params: Sequence[Tensor], grads: Gradients) -> None:
         """A step with ``params`` and ``grads`` for ``owners``, the parameters of all groups.
 
         (A compiled graph may hand over other tensors than the parameters themselves.)
@@ -267,10 +265,19 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
         sizes, names, layouts, penalties = [], [], [], []
         for group in self.param_groups:
             penalty = self.check_group(group)
+            if group.get("prox_start"):
+                penalty = None  # not yet
             penalties.append(penalty)
             sizes.append(len(group["params"]))
             names.append((*self.names(group), *self.counts))
-            layouts.append((names[-1], penalty and (penalty.name, penalty.layout)))
+            layout = penalty and (penalty.name, penalty.layout)
+            layouts.append((names[-1], layout, group.get("state_dtype")))
+        if _sharded.is_any(owners):
+            params = [_sharded.local(param) for param in params]
+            grads = [
+                grad if grad is None else _sharded.local(_sharded.placed_as(owner, grad))
+                for owner, grad in zip(owners, grads, strict=True)
+            ]
         plan, states = self._plan, vars(self)["state"]
         looked_at, self._looked_at = self._looked_at, False
         if plan is not None and plan.holds(
@@ -283,32 +290,95 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             except RuntimeError:
                 if self._accepted(calls):  # then it was no refusal
                     raise
-        batches = self._batches(owners, params, grads, names, penalties)
+        if self.takes_sparse:
+            grads = [g.to_dense() if g is not None and g.is_sparse else g for g in grads]
+        batches = make_batches(self, owners, params, grads, names, penalties)
         plan = Plan(owners, sizes, layouts, grads, batches)
         self._run(plan, [batch.call(params, grads) for batch in batches], penalties)
         plan.register(states)
         # Of parameters that have left, nothing stays.
-        self._slots = {owner: self._slots[owner] for owner in owners if owner in self._slots}
+        self.slots = {owner: self.slots[owner] for owner in owners if owner in self.slots}
         for batch in plan.batches:
-            self._slots.update(zip((owners[i] for i in batch.members), batch.slots, strict=True))
+            self.slots.update(zip((owners[i] for i in batch.members), batch.slots, strict=True))
         self._plan = plan
 
     def _run(self, plan: Plan, calls: Sequence[Call], penalties: Sequence[Penalty | None]) -> None:
         """All of the calls or, where one is refused, none."""
         for call in calls[1:]:  # the first one's kernel checks for itself
             call.check(len(self.counts))
+        across: list[_sharded.Pull] = []
         for batch, call in zip(plan.batches, calls, strict=True):
             group, penalty = self.param_groups[batch.group], penalties[batch.group]
             kernel = _NOTHING if penalty is None else penalty.kernel
-            if penalty is not None and (kernel is None or kernel.kind == TV):
-                self.run_kernel(group, call, _NOTHING)
-                call.commit()
-                for param, slot in zip(call.originals, batch.slots, strict=True):
-                    step = self.prox_step(group, slot.views)
-                    _penalty.pull(param, penalty, step, self.prox_bound(group))
-            else:
-                self.run_kernel(group, call, kernel or _NOTHING)
-                call.commit()
+            of_kernel = kernel is not None and kernel.kind != TV and not batch.across
+            self._run_kernel(group, call, kernel if kernel and of_kernel else _NOTHING)
+            call.commit()
+            if penalty is None or of_kernel:
+                continue
+            found_inf = getattr(self, "found_inf", None)
+            if found_inf is not None and found_inf.item():
+                continue
+            for i, param, slot, position in zip(
+                batch.members, call.originals, batch.slots, batch.positions, strict=True
+            ):
+                step, bound = self._prox_step(group, slot.views)
+                prox = partial(_penalty.bounded_prox, penalty, bound)
+                write = partial(self._write, group, param, position)
+                if batch.across:
+                    across.append(_sharded.Pull(plan.owners[i], penalty, prox, step, bound, write))
+                else:
+                    write(prox(param, step))
+        if across:
+            _sharded.pull(across)
+
+    def _write(self, group: dict[str, Any], param: Tensor, position: int, x: Tensor) -> None:
+        """A result of PyTorch's operations, rounded as a kernel would."""
+        if group.get("stochastic_rounding") and param.dtype.itemsize < 4:
+            x = round_randomly(x.float(), param.dtype, group["rounding_seed"], position, 2)
+        param.copy_(x)
+
+    def _run_kernel(self, group: dict[str, Any], call: Call, kernel: Kernel) -> None:
+        getattr(torch.ops.torchcalc, self.op)(
+            call.params,
+            call.grads,
+            call.states,
+            call.places,
+            *self.rule(group, call.fresh),
+            kernel[0],
+            kernel[1:],
+            *self.metric(group),
+            *self._live(group, call.params[0].device),
+            group["rounding_seed"] if group.get("stochastic_rounding") else -1,
+        )
+
+    def live(self, group: dict[str, Any]) -> dict[str, Any]:
+        """By their names in ``ops.LIVE``, hyperparameters that may be tensors on a device."""
+        return {"lr": group["lr"]}
+
+    def _live(
+        self, group: dict[str, Any], device: torch.device
+    ) -> tuple[Sequence[Tensor], Sequence[int]]:
+        """The tensors that a kernel reads, and which numbers they are."""
+        found = {name: t for name, t in self.live(group).items() if is_live(t)}
+        for name in ("grad_scale", "found_inf"):  # set by torch.amp.GradScaler for a step
+            value = getattr(self, name, None)
+            if value is not None:
+                found[name] = value.to(device, non_blocking=True)
+        if not found:
+            return (), ()
+        return [t.detach() for t in found.values()], [ops.LIVE.index(name) for name in found]
+
+    def _prox_step(
+        self, group: dict[str, Any], views: Sequence[Tensor]
+    ) -> tuple[Tensor | float, float]:
+        """The steps of a parameter's coordinates, and the bound of the pull."""
+        adaptive, clip = self.metric(group) or (True, math.inf)
+        rule = self.rule(group, False)
+        rule = rule._replace(**{name: number(value) for name, value in self.live(group).items()})
+        states = [t.to(torch.promote_types(t.dtype, torch.float32)) for t in views]
+        k = float(states.pop()) if self.counts else 0.0
+        step = reference.prox_step(rule, k, states, adaptive)
+        return step, reference.bound(rule, k, clip)
 
     def _accepted(self, calls: Sequence[Call]) -> bool:
         try:
@@ -318,74 +388,13 @@ class ProximalOptimizer(torch.optim.Optimizer, abc.ABC):
             return False
         return True
 
-    def _batches(
-        self,
-        owners: Sequence[Tensor],
-        params: Sequence[Tensor],
-        grads: Gradients,
-        names: Sequence[tuple[str, ...]],
-        penalties: Sequence[Penalty | None],
-    ) -> list[Batch]:
-        """What a step consists of, each tensor looked at; makes packs for states without one."""
-        batches: dict[tuple[int, Pack], Batch] = {}
-        states = vars(self)["state"]
-        begin = 0
-        for number, group in enumerate(self.param_groups):
-            homeless: dict[Any, list[tuple[int, Tensor]]] = {}  # whose states are in no pack
-            end = begin + len(group["params"])
-            # Parameters that got their first gradients one by one have packs, and kernel calls, of
-            # their own: one for all once all of them have gradients.
-            packs = {self._slots[p].pack for p in owners[begin:end] if p in self._slots}
-            merge = len(packs) > _MANY and 1 not in missing(grads[begin:end])
-            for i in range(begin, end):
-                param, grad = params[i], grads[i]
-                if grad is None:
-                    continue
-                self._check_gradient(param, grad)
-                penalty = penalties[number]
-                if penalty is not None:
-                    self._check_shape(penalty, param)
-                state = states.get(owners[i], {})
-                slot = self._slots.get(owners[i])
-                if slot is not None and not merge and slot.fits(param, names[number], state):
-                    key = number, slot.pack
-                    batch = batches.get(key) or batches.setdefault(key, Batch(*key))
-                    batch.add(i, param, grad, slot)
-                else:
-                    fresh = not any(state.get(name) is not None for name in names[number])
-                    homeless.setdefault((param.dtype, param.device, fresh), []).append((i, grad))
-            for (_, _, fresh), members in homeless.items():
-                values = [{} if fresh else states[owners[i]] for i, _ in members]
-                shaped = [params[i] for i, _ in members]
-                pack = Pack(shaped, self.names(group), self.counts, values)
-                batch = batches[number, pack] = Batch(number, pack)
-                for (i, grad), slot in zip(members, pack.slots, strict=True):
-                    batch.add(i, params[i], grad, slot)
-            begin = end
-        for batch in batches.values():
-            batch.close(params, penalties[batch.group])
-        return list(batches.values())
-
-    def _check_shape(self, penalty: Penalty, param: Tensor) -> None:
+    def check_shape(self, penalty: Penalty, param: Tensor) -> None:
+        if param.is_complex():
+            raise ValueError(
+                f"{type(self).__name__}: penalty must be None for complex parameters, got "
+                f"{type(penalty).__name__}"
+            )
         try:
             penalty.indexes(param.shape)
         except ValueError as error:
             raise ValueError(f"{type(self).__name__}: penalty {error}") from None
-
-    def _check_gradient(self, param: Tensor, grad: Tensor) -> None:
-        if grad.dtype is not param.dtype or grad.layout is not torch.strided:
-            raise TypeError(
-                f"{type(self).__name__}: gradients must be dense and of their parameter's "
-                f"dtype, {param.dtype}; got {grad.layout}, {grad.dtype}"
-            )
-        if any(s == 0 and n > 1 for s, n in zip(param.stride(), param.shape, strict=True)):
-            raise ValueError(
-                f"{type(self).__name__}: params must have memory for each of their elements, got "
-                f"shape {tuple(param.shape)} with strides {param.stride()}"
-            )
-        if grad.shape != param.shape or grad.device != param.device:
-            raise ValueError(
-                f"{type(self).__name__}: gradients must have the shape of their parameter, "
-                f"{tuple(param.shape)}, on {param.device}; got {tuple(grad.shape)} on "
-                f"{grad.device}"
-            )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from torchcalc._check import describe
+from torchcalc.optim._sharded import local, placed_as, wrap
 
 _LINE = 16  # elements: a cache line of float32
 
@@ -30,9 +31,16 @@ class Slot(NamedTuple):
     number: int  # of the parameter
     offset: int  # of its elements
     views: tuple[Tensor, ...]  # in the order of the names
+    states: tuple[Tensor, ...]  # these, or of shards the whole tensors: what optimizer.state has
     addresses: tuple[int, ...]  # of the views' memory
 
-    def fits(self, param: Tensor, names: tuple[str, ...], state: dict[str, Any]) -> bool:
+    def fits(
+        self,
+        param: Tensor,
+        names: tuple[str, ...],
+        state: dict[str, Any],
+        dtype: torch.dtype | None,
+    ) -> bool:
         """Whether the parameter and its state are still those that this slot was made for.
 
         Anyone may change them in place: a shape and memory order with .data or .to, a state.
@@ -41,23 +49,27 @@ class Slot(NamedTuple):
             self.shape == param.shape
             and self.strides == strides_of(param)
             and self.pack.dtype is param.dtype
+            and self.pack.state_dtype is (dtype or param.dtype)
             and self.pack.device == param.device
             and self.pack.names == names
-            and all(map(is_, map(state.get, names), self.views))
+            and all(map(is_, map(state.get, names), self.states))
             and tuple(map(Tensor.data_ptr, self.views)) == self.addresses
         )
 
-    def place(self, param: Tensor, indexes: int) -> list[int]:
+    def place(self, param: Tensor, position: int, indexes: int) -> list[int]:
         """What the kernels' argument ``places`` holds of a parameter (csrc/ops/optim.h).
 
+        ``position`` is that in its group.
         Bit d of ``indexes``: whether dimension d tells the groups of the penalty.
         """
-        shape = self.shape
+        shape: tuple[int, ...] = self.shape
         if self.strides is not None:
             order = memory_order(param)
             shape = param.permute(order).shape
             indexes = sum((indexes >> d & 1) << i for i, d in enumerate(order))
-        return [self.offset, self.number, len(shape), *shape, indexes]
+        if self.pack.parts > 1:
+            shape = (*shape, self.pack.parts)
+        return [self.offset * self.pack.parts, self.number, position, len(shape), *shape, indexes]
 
 
 def strides_of(param: Tensor) -> tuple[int, ...] | None:
@@ -73,10 +85,12 @@ class Pack:
     """States of parameters of one dtype on one device: a flat tensor for each name.
 
     Args:
-        params: whose states these are.
+        params: whose states these are; of shards, what this rank has.
         names: of states with an element for each of the parameter's.
         counts: of states with one float32 for each parameter.
         states: their values now; empty where the states start with this step.
+        wholes: the parameters themselves.
+        dtype: of states with an element for each; None for that of the parameters.
     """
 
     def __init__(
@@ -85,6 +99,8 @@ class Pack:
         names: Sequence[str],
         counts: Sequence[str],
         states: Sequence[dict[str, Any]],
+        wholes: Sequence[Tensor],
+        dtype: torch.dtype | None = None,
     ) -> None:
         offsets = [0]
         for param in params:
@@ -92,14 +108,18 @@ class Pack:
             lines = -(-param.numel() // _LINE) + 1
             offsets.append(offsets[-1] + lines * _LINE)
         like = params[0]
-        flat = [torch.zeros(offsets[-1], dtype=like.dtype, device=like.device) for _ in names]
+        self.state_dtype = dtype or like.dtype
+        options: dict[str, Any] = {"dtype": self.state_dtype, "device": like.device}
+        flat = [torch.zeros(offsets[-1], **options) for _ in names]
         count = [torch.zeros(len(params), dtype=torch.float32, device=like.device) for _ in counts]
+        # Of a complex number the kernels see two.
+        self.parts = 2 if like.is_complex() else 1
         self.names = (*names, *counts)
         self.dtype, self.device = like.dtype, like.device
-        self.flats = [*flat, *count]
+        self.flats = [*(torch.view_as_real(f) if like.is_complex() else f for f in flat), *count]
         self.fresh = not states[0]
         self.slots = []
-        for index, (param, state) in enumerate(zip(params, states, strict=True)):
+        for index, (param, state, whole) in enumerate(zip(params, states, wholes, strict=True)):
             strides = torch.empty_like(param, device="meta").stride()  # dense, in param's order
             views = (
                 *(f.as_strided(param.shape, strides, offsets[index]) for f in flat),
@@ -107,7 +127,12 @@ class Pack:
             )
             if not self.fresh:
                 for view, name in zip(views, self.names, strict=True):
-                    view.copy_(check_value(name, state.get(name), view))
+                    value = state.get(name)
+                    if name in names and isinstance(value, Tensor) and value.shape == whole.shape:
+                        value = local(placed_as(whole, value))
+                    if name in names and dtype is not None and isinstance(value, Tensor):
+                        value = value.to(dtype)  # state_dtype was set on the way
+                    view.copy_(check_value(name, value, view))
             self.slots.append(
                 Slot(
                     param.shape,
@@ -116,6 +141,7 @@ class Pack:
                     index,
                     offsets[index],
                     views,
+                    (*(wrap(whole, view) for view in views[: len(names)]), *views[len(names) :]),
                     tuple(map(Tensor.data_ptr, views)),
                 )
             )

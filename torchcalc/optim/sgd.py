@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from torchcalc.ops.penalty_prox import Kernel
 from torchcalc.optim._penalty import check_range
-from torchcalc.optim._plan import Call
-from torchcalc.optim._proximal import ProximalOptimizer
+from torchcalc.optim._proximal import ProximalOptimizer, given
 from torchcalc.prox import Penalty
-from torchcalc.reference.optim import sgd_prox_step
+from torchcalc.reference.optim import SGDRule
 
 
 class SGD(ProximalOptimizer):
@@ -32,13 +29,23 @@ class SGD(ProximalOptimizer):
     would be those of a penalty 1 / (1 - momentum) times weaker. With L1, w is S(v, tau lam):
     weights become exactly zero. State and its keys are torch.optim.SGD's, and load both ways.
 
+    A step reads and writes 12 bytes of memory for each float32 parameter, 20 with momentum; a
+    penalty on each coordinate adds none.
+
     Args:
         params: parameters or groups of them, see :func:`torchcalc.optim.groups`.
         lr, momentum, dampening, weight_decay, nesterov, maximize: as for ``torch.optim.SGD``; with
             a penalty and momentum > 0, momentum and dampening must be < 1.
+        foreach, fused: ignored: there is one implementation, a fused kernel.
+        differentiable: must be False: a step is no function that autograd records.
         penalty: a ``torchcalc.prox`` penalty or None; a group may have its own. Groups store it as
             plain values, which a scheduler may change: ``penalty`` (its name), ``l1`` and ``l2`` of
             L1, L2 and ElasticNet, and the arguments of others as ``penalty_<argument>``.
+        prox_start: steps before the penalty acts; groups hold how many are left.
+        state_dtype: torch.float32 for states that are more exact than parameters of half types;
+            None for the parameters' dtype, as torch has it.
+        stochastic_rounding: rounds parameters of half types up or down at random, so that the mean
+            is exact; zeros stay zeros. Groups hold the seed, as ``rounding_seed``.
         arguments: these, with ``penalty`` the name of one: what groups and ``defaults`` of another
             optimizer hold.
 
@@ -48,17 +55,27 @@ class SGD(ProximalOptimizer):
     Source: Parikh & Boyd, "Proximal algorithms", 2014, section 4.2 (proximal gradient).
     """
 
+    op = "sgd_step"
+    takes_sparse = True
+    later_options: ClassVar = {"foreach": None, "differentiable": False, "fused": None}
+
     def __init__(
         self,
         params: Any,
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
         penalty: Penalty | str | None = None,
+        prox_start: int = 0,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
         **arguments: Any,
     ) -> None:
         defaults = {
@@ -68,6 +85,12 @@ class SGD(ProximalOptimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+            "prox_start": prox_start,
+            "state_dtype": state_dtype,
+            "stochastic_rounding": stochastic_rounding,
         }
         super().__init__(params, defaults, penalty, arguments)
 
@@ -94,22 +117,13 @@ class SGD(ProximalOptimizer):
     def names(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def run_kernel(self, group: dict[str, Any], call: Call, kernel: Kernel) -> None:
-        torch.ops.torchcalc.sgd_step(
-            call.params,
-            call.grads,
-            call.states,
-            call.places,
-            group["lr"],
+    def rule(self, group: dict[str, Any], fresh: bool) -> SGDRule:
+        return SGDRule(
+            given(group["lr"]),
             group["momentum"],
             group["dampening"],
             group["weight_decay"],
             group["nesterov"],
             group["maximize"],
-            call.fresh,
-            kernel[0],
-            kernel[1:],
+            fresh,
         )
-
-    def prox_step(self, group: dict[str, Any], state: Sequence[Tensor]) -> Tensor | float:
-        return sgd_prox_step(group["lr"], group["momentum"], group["dampening"])

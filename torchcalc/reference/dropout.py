@@ -24,10 +24,11 @@ def dropout_scale(threshold: int) -> float:
     return 0.0 if threshold >= LANE_RANGE else LANE_RANGE / (LANE_RANGE - threshold)
 
 
-def _philox(group: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+def philox(group: Tensor, seed: Tensor, *more: int) -> tuple[Tensor, ...]:
+    """The words of each group; ``more`` are the last two words of the counter, 0 for dropout."""
     # 32-bit words in int64: products wrap modulo 2^64, which leaves both halves right.
-    zero = torch.zeros_like(group)
-    c = [group & _LOW, (group >> 32) & _LOW, zero, zero]
+    last = [torch.full_like(group, word) for word in more or (0, 0)]
+    c = [group & _LOW, (group >> 32) & _LOW, *last]
     key = [seed & _LOW, (seed >> 32) & _LOW]
     for _ in range(_ROUNDS):
         p0, p1 = _MULTIPLIERS[0] * c[0], _MULTIPLIERS[1] * c[2]
@@ -72,7 +73,7 @@ def dropout_mask(
         index = torch.arange(n, device=seed.device)
     else:
         index = positions(block, seed.device).reshape(-1)
-    words = torch.stack(_philox(index // 8, seeds), dim=-1)  # [seeds, n, 4]
+    words = torch.stack(philox(index // 8, seeds), dim=-1)  # [seeds, n, 4]
     lanes = torch.stack((words & 0xFFFF, words >> 16), dim=-1).flatten(-2)  # [seeds, n, 8]
     lane = lanes.gather(-1, (index % 8).expand(seeds.shape[0], n)[..., None])[..., 0]
     kept = (lane >= threshold).expand(samples, n)

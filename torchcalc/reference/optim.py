@@ -1,82 +1,207 @@
-"""Optimizer updates of one tensor in plain PyTorch, followed by a prox."""
+"""Optimizers in plain PyTorch: update rules of one tensor, each followed by a prox.
+
+The fields of a rule are the arguments of its op, in their order (csrc/library.cpp). ``update``
+gives v, the plain update, at step number k, and writes the states; ``steps`` are those that
+coordinates make in the long run, from the states written; ``one_step`` is that of all, where theirs
+are not wanted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Prox = Callable[[Tensor, Tensor | float], Tensor]  # of a penalty: (v, step) -> w
+Prox = Callable[[float, Tensor, Tensor | float], Tensor]  # of a penalty: (bound, v, step) -> w
 
 
-def sgd_prox_step(lr: float, momentum: float, dampening: float) -> float:
-    """How far a constant gradient of 1 moves a coordinate a step in the end."""
-    return lr * (1 - dampening) / (1 - momentum) if momentum else lr
-
-
-def adamw_prox_step(
-    exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, *, lr: float, beta2: float, eps: float
-) -> Tensor:
-    """s = lr / d where a gradient was ever seen, else lr; ``step`` counts this one."""
-    correction = 1 - beta2 ** step.double()
-    d = torch.sqrt(exp_avg_sq / correction.to(exp_avg_sq.dtype)) + eps
-    unseen = (exp_avg == 0) & (exp_avg_sq == 0)
-    s: Tensor = torch.where(unseen, lr, lr / d).clamp_max(torch.finfo(d.dtype).max)
-    return s
-
-
-def sgd_step(
+def step(
+    rule: Rule,
+    k: float,
     param: Tensor,
     grad: Tensor,
-    momentum_buffer: Tensor | None = None,
+    states: Sequence[Tensor] = (),
     *,
-    lr: float,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    maximize: bool = False,
-    first_step: bool = False,
     prox: Prox | None = None,
+    adaptive: bool = False,
+    prox_clip: float = math.inf,
 ) -> None:
-    """v = w - lr d as in torch.optim.SGD, then w = prox(v, sgd_prox_step); in place."""
-    d = -grad if maximize else grad
-    if weight_decay:  # 0 times an infinite weight is NaN
-        d = d + weight_decay * param
-    if momentum_buffer is not None:
-        momentum_buffer.copy_(d if first_step else momentum * momentum_buffer + (1 - dampening) * d)
-        d = d + momentum * momentum_buffer if nesterov else momentum_buffer
-    v = param - lr * d
-    param.copy_(prox(v, sgd_prox_step(lr, momentum, dampening)) if prox else v)
+    """param = prox(v, s), in place; s are the coordinates' steps where adaptive, else one."""
+    v = rule.update(k, param, grad, states)
+    if prox is not None:
+        v = prox(bound(rule, k, prox_clip), v, prox_step(rule, k, states, adaptive))
+    param.copy_(v)
 
 
-def adamw_step(
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    step: Tensor,
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float = 0.0,
-    maximize: bool = False,
-    prox: Prox | None = None,
-    adaptive: bool = True,
-) -> None:
-    """v as in torch.optim.AdamW, then w = prox(v, s); in place.
+def prox_step(rule: Rule, k: float, states: Sequence[Tensor], adaptive: bool) -> Tensor | float:
+    """With lr = 0 all steps are 0, and a constraint is met in the metric of one step for all."""
+    return rule.steps(k, states) if adaptive and rule.lr else rule.one_step(k)
 
-    s is adamw_prox_step where adaptive, else lr.
-    """
-    step += 1
-    k = float(step)
-    g = -grad if maximize else grad
-    exp_avg.copy_(beta1 * exp_avg + (1 - beta1) * g)
-    exp_avg_sq.copy_(beta2 * exp_avg_sq + (1 - beta2) * g * g)
-    d = torch.sqrt(exp_avg_sq / (1 - beta2**k)) + eps
-    v = param * (1 - lr * weight_decay) - lr * (exp_avg / (1 - beta1**k)) / d
-    s = adamw_prox_step(exp_avg, exp_avg_sq, step, lr=lr, beta2=beta2, eps=eps) if adaptive else lr
-    param.copy_(prox(v, s) if prox else v)
+
+def bound(rule: Rule, k: float, prox_clip: float) -> float:
+    """How far a penalty may pull a coordinate."""
+    return prox_clip * rule.one_step(k) if prox_clip < math.inf else math.inf
+
+
+def _gradient(w: Tensor, g: Tensor, weight_decay: float, maximize: bool) -> Tensor:
+    g = -g if maximize else g
+    return g + weight_decay * w if weight_decay else g  # 0 times an infinite weight is NaN
+
+
+def _steps(lr: float, d: Tensor, unseen: Tensor) -> Tensor:
+    """lr / d where a gradient was ever seen, else lr."""
+    return torch.where(unseen, lr, lr / d).clamp_max(torch.finfo(d.dtype).max)
+
+
+class SGDRule(NamedTuple):
+    """torch.optim.SGD; states: momentum_buffer where momentum is not 0."""
+
+    lr: float
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+    first_step: bool = False
+
+    def update(self, k: float, w: Tensor, g: Tensor, states: Sequence[Tensor]) -> Tensor:
+        d = _gradient(w, g, self.weight_decay, self.maximize)
+        if self.momentum:
+            b = states[0]
+            b.copy_(d if self.first_step else self.momentum * b + (1 - self.dampening) * d)
+            d = d + self.momentum * b if self.nesterov else b
+        return w - self.lr * d
+
+    def one_step(self, k: float) -> float:
+        # How far a constant gradient of 1 moves a coordinate a step in the end.
+        factor = (1 - self.dampening) / (1 - self.momentum) if self.momentum else 1.0
+        return self.lr * factor
+
+    def steps(self, k: float, states: Sequence[Tensor]) -> float:
+        return self.one_step(k)
+
+
+class AdamRule(NamedTuple):
+    """torch.optim.Adam or, decoupled, AdamW; states: exp_avg, exp_avg_sq, with amsgrad its max."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float = 0.0
+    amsgrad: bool = False
+    decoupled: bool = True
+    maximize: bool = False
+
+    def update(self, k: float, w: Tensor, g: Tensor, states: Sequence[Tensor]) -> Tensor:
+        g = _gradient(w, g, 0.0 if self.decoupled else self.weight_decay, self.maximize)
+        m, n = states[:2]
+        m.copy_(self.beta1 * m + (1 - self.beta1) * g)
+        n.copy_(self.beta2 * n + (1 - self.beta2) * g * g)
+        if self.amsgrad:
+            states[2].copy_(torch.maximum(states[2], n))
+        decay = 1 - self.lr * self.weight_decay if self.decoupled else 1.0
+        mean: Tensor = m / (1 - self.beta1**k)
+        return w * decay - self.lr * mean / self._d(k, states)
+
+    def one_step(self, k: float) -> float:
+        return self.lr
+
+    def steps(self, k: float, states: Sequence[Tensor]) -> Tensor:
+        return _steps(self.lr, self._d(k, states), (states[0] == 0) & (states[-1] == 0))
+
+    def _d(self, k: float, states: Sequence[Tensor]) -> Tensor:
+        return torch.sqrt(states[-1] / (1 - self.beta2**k)) + self.eps
+
+
+class AdagradRule(NamedTuple):
+    """torch.optim.Adagrad; states: sum."""
+
+    lr: float
+    lr_decay: float = 0.0
+    weight_decay: float = 0.0
+    eps: float = 1e-10
+    maximize: bool = False
+
+    def update(self, k: float, w: Tensor, g: Tensor, states: Sequence[Tensor]) -> Tensor:
+        g = _gradient(w, g, self.weight_decay, self.maximize)
+        (n,) = states
+        n.copy_(n + g * g)
+        return w - self.one_step(k) * g / (n.sqrt() + self.eps)
+
+    def one_step(self, k: float) -> float:
+        return self.lr / (1 + (k - 1) * self.lr_decay)
+
+    def steps(self, k: float, states: Sequence[Tensor]) -> Tensor:
+        (n,) = states
+        return _steps(self.one_step(k), n.sqrt() + self.eps, n == 0)
+
+
+class RMSpropRule(NamedTuple):
+    """torch.optim.RMSprop; states: square_avg, with momentum momentum_buffer, centered grad_avg."""
+
+    lr: float
+    alpha: float
+    eps: float
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+    maximize: bool = False
+
+    def update(self, k: float, w: Tensor, g: Tensor, states: Sequence[Tensor]) -> Tensor:
+        g = _gradient(w, g, self.weight_decay, self.maximize)
+        n = states[0]
+        n.copy_(self.alpha * n + (1 - self.alpha) * g * g)
+        if self.centered:
+            states[-1].copy_(self.alpha * states[-1] + (1 - self.alpha) * g)
+        d = g / self._d(states)
+        if self.momentum:
+            d = states[1].copy_(self.momentum * states[1] + d)
+        return w - self.lr * d
+
+    def one_step(self, k: float) -> float:
+        return self.lr / (1 - self.momentum)
+
+    def steps(self, k: float, states: Sequence[Tensor]) -> Tensor:
+        return _steps(self.one_step(k), self._d(states), states[0] == 0)
+
+    def _d(self, states: Sequence[Tensor]) -> Tensor:
+        n = states[0] - states[-1] ** 2 if self.centered else states[0]
+        return n.sqrt() + self.eps
+
+
+class FTRLRule(NamedTuple):
+    """FTRL-Proximal (McMahan et al., KDD 2013); states: z, n, made with lr_before."""
+
+    lr: float
+    lr_before: float
+    lr_power: float = -0.5
+    beta: float = 0.0
+    maximize: bool = False
+
+    def update(self, k: float, w: Tensor, g: Tensor, states: Sequence[Tensor]) -> Tensor:
+        g = _gradient(w, g, 0.0, self.maximize)
+        z, n = states
+        before = n**-self.lr_power
+        n.copy_(n + g * g)
+        # What d grows by, without the difference of what stays.
+        sigma = (n**-self.lr_power - before) / self.lr
+        sigma += (self.beta + before) * (1 / self.lr - 1 / self.lr_before)
+        z.copy_(z + g - sigma * w)
+        return -z * self.steps(k, states)
+
+    def one_step(self, k: float) -> float:
+        return self.lr
+
+    def steps(self, k: float, states: Sequence[Tensor]) -> Tensor:
+        d = self.d(self.lr, states[1])
+        return (1 / d).clamp_max(torch.finfo(d.dtype).max)
+
+    def d(self, lr: float | Tensor, n: Tensor) -> Tensor:
+        return (self.beta + n**-self.lr_power) / lr
+
+
+Rule = SGDRule | AdamRule | AdagradRule | RMSpropRule | FTRLRule
