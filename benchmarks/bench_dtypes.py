@@ -127,4 +127,5 @@ def second_derivative(config: Config, dtype: torch.dtype) -> Run:
 
 
 def optimizer(name: str, options: dict[str, Any], config: Config, dtype: torch.dtype) -> Run:
-    return step(config, size(config), partial(OURS[name], **options), dtype=dtype)
+    count, numel = size(config)
+    return step(config, [(numel,)] * count, partial(OURS[name], **options), dtype=dtype)

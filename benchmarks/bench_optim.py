@@ -1,21 +1,23 @@
-"""A step with the L1 prox in the kernel; the baseline is torch's fused step without a penalty.
+"""A step with the L1 prox in the kernel, beside torch's fused step and its own without a penalty.
 
-"eager" is torch's fused step and a soft-threshold pass over the parameters, by lr * lam; in
-torchcalc's AdamW, whose metric is the default one, that differs for each coordinate. The roof is an
-in-place pass over a tensor that reads and writes as many bytes as a step. SGD's step over many
-small parameters, which costs as much as its call, has one thread, as have all calls (bench_calls).
+"eager" is torch's fused step (of RMSprop, which has none, foreach's) and a soft-threshold pass over
+the parameters, by lr * lam; in torchcalc's optimizers with a step for each coordinate, whose metric
+is the default one, that differs for each. The roof is an in-place pass over a tensor that reads and
+writes as many bytes as a step. SGD's step over many small parameters, which costs as much as its
+call, has one thread, as have all calls (bench_calls).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Config, Roof, Row, Run, Task, size_name
+from benchmarks.harness import SUBJECT, Bound, Config, Roof, Row, Run, Task, size_name
 from torchcalc import optim
 from torchcalc.prox import L1
 
@@ -26,71 +28,133 @@ OURS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": partial(optim.SGD, lr=LR, momentum=MOMENTUM),
     "AdamW": partial(optim.AdamW, lr=LR),
 }
+# BERT-base: embeddings, 12 layers, pooler.
+_WIDTH, _HIDDEN = 768, 3072
+_LAYER = [(_WIDTH, _WIDTH), (_WIDTH,)] * 4 + [(_WIDTH,)] * 4
+_LAYER += [(_HIDDEN, _WIDTH), (_HIDDEN,), (_WIDTH, _HIDDEN), (_WIDTH,)]
+_EMBEDDINGS = [(30522, _WIDTH), (512, _WIDTH), (2, _WIDTH), (_WIDTH,), (_WIDTH,)]
+BERT = [*_EMBEDDINGS, *_LAYER * 12, (_WIDTH, _WIDTH), (_WIDTH,)]
+
+
+class Kind(NamedTuple):
+    """An optimizer beside torch's; ``passes``: how often a step reads or writes as much memory as
+    the parameters take."""
+
+    ours: Callable[..., torch.optim.Optimizer]
+    penalty: dict[str, Any]
+    theirs: Callable[..., torch.optim.Optimizer] | None
+    fused: str
+    passes: int
+
+
+def _kind(name: str, passes: int, fused: str = "fused", **options: Any) -> Kind:
+    theirs = partial(getattr(torch.optim, name), lr=LR, **{fused: True}, **options)
+    ours = partial(getattr(optim, name), lr=LR, **options)
+    return Kind(ours, {"penalty": L1(LAM)}, theirs, f"{name}({fused})", passes)
+
+
+KINDS = {
+    "AdamW": _kind("AdamW", 7),
+    "SGD": _kind("SGD", 5, momentum=MOMENTUM),
+    "Adam": _kind("Adam", 7),
+    "Adagrad": _kind("Adagrad", 5),
+    "RMSprop": _kind("RMSprop", 5, "foreach"),
+    "FTRL": Kind(partial(optim.FTRL, lr=LR), {"l1": LAM}, None, "", 7),
+}
 
 
 def tasks(config: Config) -> list[Task]:
-    few = (2 if config.quick else 16, config.size(1024, 2**20, 2**22))
-    many = (10, 16) if config.quick else (1000, 1000)
-    adamw = partial(row, config, "AdamW", torch.optim.AdamW, optim.AdamW, {}, 7)
-    sgd = partial(row, config, "SGD", torch.optim.SGD, optim.SGD, {"momentum": MOMENTUM}, 5)
-    return [
-        Task("AdamW, few large", partial(adamw, few, must=1.10, aim=1.0)),
-        Task("AdamW, many small", partial(adamw, many, must=0.7, aim=0.3)),
-        Task("SGD, few large", partial(sgd, few)),
-        Task("SGD, many small", partial(sgd, many, must=0.8, aim=0.4)),
-        Task("SGD, many small, one thread", partial(sgd, many, one_thread=True)),
-    ]
+    few = [(config.size(1024, 2**20, 2**22),)] * (2 if config.quick else 16)
+    many = [(16,)] * 10 if config.quick else [(1000,)] * 1000
+    bert = [(16, 16)] * 4 if config.quick else BERT
+    made = [Task("SGD, many small, one thread", partial(row, config, "SGD", many, one_thread=True))]
+    for name, kind in KINDS.items():
+        made.append(Task(f"{name}, the penalty", partial(penalty_row, config, name, few)))
+        if kind.theirs is None:
+            continue
+        at = partial(row, config, name)
+        made += [
+            Task(f"{name}, few large", partial(at, few, must=1.05, aim=1.0)),
+            Task(f"{name}, many small", partial(at, many, must=0.5, aim=0.3)),
+            Task(
+                f"{name}, few large, bfloat16",
+                partial(at, few, must=1.05, aim=1.0, dtype=torch.bfloat16),
+            ),
+        ]
+    made.append(Task("AdamW, BERT-base", partial(row, config, "AdamW", bert, must=1.05, aim=1.0)))
+    return made
+
+
+def penalty_row(config: Config, name: str, shapes: list[tuple[int, ...]]) -> Row:
+    """Over the same parameters: where they lie makes a difference of some percent."""
+    kind, params = KINDS[name], _params(config, shapes)
+    return config.compare(
+        f"{name} + L1",
+        sizes(shapes),
+        "float32",
+        {NO_PENALTY: kind.ours(params).step, SUBJECT: kind.ours(params, **kind.penalty).step},
+        baseline=NO_PENALTY,
+        bound=config.bound(1.05, 1.0),
+    )
 
 
 def row(
     config: Config,
     name: str,
-    theirs: Callable[..., torch.optim.Optimizer],
-    ours: Callable[..., torch.optim.Optimizer],
-    options: dict[str, Any],
-    passes: int,
-    sizes: tuple[int, int],
+    shapes: list[tuple[int, ...]],
     must: float | None = None,
     aim: float | None = None,
     one_thread: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Row:
-    """``passes``: how often a step reads or writes as much memory as the parameters take."""
-    fused = partial(theirs, lr=LR, fused=True, **options)
-    plain = partial(ours, lr=LR, **options)
-    baseline = f"{name}(fused)"
+    kind = KINDS[name]
+    assert kind.theirs is not None
     contenders = {
-        baseline: step(config, sizes, fused),
-        "eager": step(config, sizes, fused, shrink=True),
-        NO_PENALTY: step(config, sizes, plain),
-        "torchcalc": step(config, sizes, partial(plain, penalty=L1(LAM))),
+        kind.fused: step(config, shapes, kind.theirs, dtype=dtype),
+        "eager": step(config, shapes, kind.theirs, shrink=True, dtype=dtype),
+        NO_PENALTY: step(config, shapes, kind.ours, dtype=dtype),
+        SUBJECT: step(config, shapes, partial(kind.ours, **kind.penalty), dtype=dtype),
     }
-    count, numel = sizes
-    traffic = torch.zeros(passes * count * numel // 2, device=config.device)
+    numel = sum(map(math.prod, shapes))
+    traffic = torch.zeros(kind.passes * numel // 2, device=config.device, dtype=dtype)
     contenders["in-place pass"] = traffic.neg_
+    bound: Bound | None = config.bound(must, aim) if must and aim else None
     return config.compare(
         f"{name} + L1",
-        f"{count} x {size_name(numel)}" + ", one thread" * one_thread,
-        "float32",
+        sizes(shapes) + ", one thread" * one_thread,
+        str(dtype).removeprefix("torch."),
         contenders,
-        baseline=baseline,
-        bound=config.bound(must, aim) if must and aim else None,
+        baseline=kind.fused,
+        bound=bound,
         roof=Roof("in-place pass", 2 * traffic.nbytes, "GB/s"),
         one_thread=one_thread,
     )
 
 
+def sizes(shapes: list[tuple[int, ...]]) -> str:
+    if len(set(shapes)) > 1:
+        return f"{len(shapes)} tensors of BERT-base"
+    return f"{len(shapes)} x {size_name(math.prod(shapes[0]))}"
+
+
+def _params(
+    config: Config, shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    params = [config.tensor(*shape, dtype=dtype).requires_grad_() for shape in shapes]
+    for param in params:
+        param.grad = torch.randn_like(param)
+    return params
+
+
 def step(
     config: Config,
-    sizes: tuple[int, int],
+    shapes: list[tuple[int, ...]],
     make: Make,
     shrink: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Run:
     """One step over parameters of its own, followed by ``shrink_`` if asked for."""
-    count, numel = sizes
-    params = [config.tensor(numel, dtype=dtype).requires_grad_() for _ in range(count)]
-    for param in params:
-        param.grad = torch.randn_like(param)
+    params = _params(config, shapes, dtype)
     optimizer = make(params)
     if not shrink:
         return optimizer.step

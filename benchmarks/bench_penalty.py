@@ -27,14 +27,14 @@ def tasks(config: Config) -> list[Task]:
 
 def row(config: Config, name: str, dtype: torch.dtype) -> Row:
     count, numel = size(config)
-    make = OURS[name]
+    shapes, make = [(numel,)] * count, OURS[name]
     return config.compare(
         f"{name} + L1",
         f"{count} x {size_name(numel)}",
         dtype_name(dtype),
         {
-            NO_PENALTY: step(config, (count, numel), make, dtype=dtype),
-            SUBJECT: step(config, (count, numel), partial(make, penalty=L1(LAM)), dtype=dtype),
+            NO_PENALTY: step(config, shapes, make, dtype=dtype),
+            SUBJECT: step(config, shapes, partial(make, penalty=L1(LAM)), dtype=dtype),
         },
         baseline=NO_PENALTY,
         bound=None if dtype == torch.float16 else config.bound(MUST, AIM),
