@@ -12,8 +12,9 @@ CXX_FILES = find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -nam
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
 
-demo: build  ## train small models and plot the results into runs/demo
+demo: build  ## train small models and plot the results into runs/
 	$(PY) -m torchcalc demo --out runs/demo
+	$(PY) -m torchcalc features --out runs/features
 
 # With nvcc at hand the CUDA kernels are compiled even where torch has no CUDA to run them; then, to
 # save time, for one architecture.

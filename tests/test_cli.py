@@ -37,7 +37,7 @@ def test_help(arguments):
     done = run("-m", "torchcalc", *arguments)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: python -m torchcalc")
-    for command in ("demo", "info", "fuse", "check"):
+    for command in ("demo", "features", "info", "fuse", "check"):
         assert f"    {command} " in done.stdout
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,26 @@ from sklearn.datasets import load_digits  # noqa: E402
 
 from torchcalc.cli.demo import digits, models, training  # noqa: E402
 from torchcalc.cli.main import main  # noqa: E402
+from torchcalc.sparsity import compact  # noqa: E402
 
 pytestmark = pytest.mark.no_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURES = {"accuracy", "zero_fraction", "ms_per_step", "saved_bytes_per_step"}
-OPTIONS = ("--out", "--seeds", "--steps", "--batch-size", "--lr", "--lam", "--device")
+SIZE = {"hidden_neurons", "parameters", "bytes", "ms_per_batch"}
+FIGURES = {"accuracy", "zero_fraction", *SIZE, "ms_per_step", "saved_bytes_per_step"}
+TRAINED = ("dense", "sparse", "group_sparse")
+MODELS = (*TRAINED, "compacted")
+FILES = ("report.json", "sparse.pt", "compacted.pt", "compacted.png", "training.png", "weights.png")
+OPTIONS = (
+    "--out",
+    "--seeds",
+    "--steps",
+    "--batch-size",
+    "--lr",
+    "--lam",
+    "--group-lam",
+    "--device",
+)
 FORMATTING = ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # rich obeys them
 LAYERS = ((64, 256), (256, 256), (256, 10))
 
@@ -35,8 +50,9 @@ def short(tmp_path_factory):
     """(stdout, stderr, folder) of a short run in a process of its own, into a new folder."""
     out = tmp_path_factory.mktemp("demo") / "new" / "[bold]folder"
     command = [sys.executable, "-W", "error", "-m", "torchcalc", "demo", "--steps", "60"]
+    strong = ["--group-lam", "0.01"]  # so that neurons die in so few steps
     done = subprocess.run(
-        [*command, "--seeds", "5", "--out", str(out)],
+        [*command, *strong, "--seeds", "5", "--out", str(out)],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name not in FORMATTING},
         capture_output=True,
@@ -56,37 +72,71 @@ def saved_bytes(model: str, batch_size: int) -> int:
         "dense": 3 * hidden * number,
         # z, and y for the next layer
         "sparse": 2 * hidden * number,
+        "group_sparse": 2 * hidden * number,
     }[model]
     loss = 10 * number + 8  # log-probabilities and labels
     whole_batch = number  # the weight of all labels together
-    seeds = {"dense": 0, "sparse": 2 * 8}[model]
+    seeds = 0 if model == "dense" else 2 * 8
     return batch_size * (x + 2 * layer + loss) + whole_batch + seeds
 
 
 def test_files(short):
     _, _, out = short
-    names = {"report.json", "sparse.pt", "training.png", "weights.png"}
-    assert {path.name for path in out.iterdir()} == names
-    for picture in ("training.png", "weights.png"):
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    for picture in ("compacted.png", "training.png", "weights.png"):
         content = (out / picture).read_bytes()
         assert content.startswith(b"\x89PNG")
         width, height = (int.from_bytes(content[k : k + 4], "big") for k in (16, 20))
-        assert width > 1000 < 2 * height
+        assert width > 1000
+        assert height > 500
 
 
 def test_report(short):
     report = json.loads((short[2] / "report.json").read_text())
-    assert {"dense", "sparse", "seeds"} <= report.keys()
+    others = {"seeds", "settings", "inference_batch", "architecture", "per_seed"}
+    assert report.keys() == {*MODELS, *others}
     assert report["seeds"] == [5]
     assert report["settings"]["steps"] == 60
-    for model in ("dense", "sparse"):
+    for model in TRAINED:
         figures = report[model]
         assert figures.keys() == FIGURES
         assert 0.3 < figures["accuracy"] <= 1  # ten digits: 0.1 is chance
         assert figures["ms_per_step"] > 0
         assert figures["saved_bytes_per_step"] == saved_bytes(model, 128)
+        assert figures["ms_per_batch"] > 0
+        assert figures["parameters"] == sum((k + 1) * n for k, n in LAYERS)
+        assert figures["bytes"] == 4 * figures["parameters"]
     assert report["dense"]["zero_fraction"] == 0
     assert 0 < report["sparse"]["zero_fraction"] < 1
+    compacted, widths = report["compacted"], report["architecture"]["widths"]
+    assert compacted.keys() == {"accuracy", "zero_fraction", *SIZE}
+    assert compacted["hidden_neurons"] == sum(widths[1:-1]) < 512
+    assert compacted["parameters"] == sum((k + 1) * n for k, n in pairwise(widths))
+    assert compacted["accuracy"] == pytest.approx(report["group_sparse"]["accuracy"], abs=0.003)
+
+
+def test_compacted_loads_by_its_report(short):
+    report = json.loads((short[2] / "report.json").read_text())
+    model = models.sparse(report["architecture"]["widths"])
+    model.load_state_dict(torch.load(short[2] / "compacted.pt", weights_only=True))
+    _, test_set = digits.load(torch.device("cpu"))
+    assert training.accuracy(model, test_set) == report["compacted"]["accuracy"]
+
+
+def test_compacted_computes_the_same():
+    torch.manual_seed(0)
+    model = models.sparse_like(models.dense())
+    data = digits.load(torch.device("cpu"))
+    order = digits.batches(len(data[0].y), steps=60, batch_size=128, seed=0)
+    optimizer = models.group_optimizer(model, lr=2e-3, lam=0.01)
+    training.train(model, optimizer, data, order, 0, lambda steps: None)
+    smaller = compact(model)
+    assert sum(models.widths(smaller)) < sum(models.widths(model))
+    with torch.no_grad():
+        of_both = [each.eval()(data[1].x) for each in (model, smaller)]
+    torch.testing.assert_close(*of_both, rtol=1e-4, atol=1e-4)
+    rows, columns = ((w == 0).all(1 - d) for w, d in ((model[0].weight, 0), (model[1].weight, 1)))
+    assert rows.any() or columns.any()  # whole neurons
 
 
 def test_state_dict_gives_the_report(short):
@@ -112,14 +162,20 @@ def test_output_for_a_pipe(short):
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", stdout), "control characters"
     report = json.loads((out / "report.json").read_text())
     for label, texts in {
-        "test accuracy": [f"{report[m]['accuracy']:.1%}" for m in ("dense", "sparse")],
-        "exactly zero weights": ["0.0%", f"{report['sparse']['zero_fraction']:.1%}"],
-        "time per step (ms)": [f"{report[m]['ms_per_step']:.2f}" for m in ("dense", "sparse")],
-        "saved for backward per step (bytes)": ["825,348", "563,220"],
+        "test accuracy": [f"{report[m]['accuracy']:.1%}" for m in MODELS],
+        "exactly zero weights": [f"{report[m]['zero_fraction']:.1%}" for m in MODELS],
+        "hidden neurons": [f"{report[m]['hidden_neurons']}" for m in MODELS],
+        "parameters": [f"{report[m]['parameters']:,}" for m in MODELS],
+        "size (bytes)": [f"{report[m]['bytes']:,}" for m in MODELS],
+        "inference (ms per 1024)": [f"{report[m]['ms_per_batch']:.2f}" for m in MODELS],
+        "training (ms per step)": [f"{report[m]['ms_per_step']:.2f}" for m in TRAINED] + ["-"],
+        "saved for backward (bytes)": ["825,348", "563,220", "563,220", "-"],
     }.items():
         (line,) = (line for line in stdout.splitlines() if label in line)
-        assert re.findall(r"[\d.,]+%?", line.split(label)[1]) == texts
-    for name in ("report.json", "sparse.pt", "training.png", "weights.png"):
+        assert re.findall(r"[\d.,]+%?|-", line.split(label)[1]) == texts
+    (head,) = (line for line in stdout.splitlines() if "dense" in line)
+    assert re.findall(r"[\w-]+", head) == ["dense", "L1", "group-sparse", "compacted"]
+    for name in FILES:
         assert str(out / name) in stdout
 
 
@@ -130,7 +186,11 @@ def test_help(capsys):
     text = capsys.readouterr().out
     described = dict(re.findall(r"^  (--[a-z-]+) .*?\(default:\s+(.*?)\)", text, re.S | re.M))
     assert described == dict(
-        zip(OPTIONS, ("runs/demo", "0 1 2", "3000", "128", "0.002", "0.0005", "cpu"), strict=True)
+        zip(
+            OPTIONS,
+            ("runs/demo", "0 1 2", "3000", "128", "0.002", "0.0005", "0.003", "cpu"),
+            strict=True,
+        )
     )
 
 
@@ -229,7 +289,10 @@ def test_saved_bytes(batch_size):
     assert training.saved_bytes(sparse, x, y) == saved_bytes("sparse", batch_size)
 
 
-@pytest.mark.parametrize("options", [["--lr", "1e30"], ["--lam", "1e30"], ["--batch-size", "2000"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--lr", "1e30"], ["--lam", "1e30", "--group-lam", "1e30"], ["--batch-size", "2000"]],
+)
 def test_extreme_options(options, tmp_path):
     """Weights that are all NaN or all zero are still written, drawn and reported."""
     assert main(["demo", "--steps", "3", "--seeds", "0", "--out", str(tmp_path), *options]) == 0
@@ -238,7 +301,10 @@ def test_extreme_options(options, tmp_path):
 
 @pytest.mark.slow
 def test_claim(tmp_path, capsys):
-    """90 % of the weights exactly zero, accuracy within one point: the defaults, three seeds."""
+    """Accuracies within one point of the dense model's: the defaults, three seeds.
+
+    With L1 90 % of the weights are exactly zero; the compacted model is half as large, and faster.
+    """
     threads = torch.get_num_threads()
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert torch.get_num_threads() == threads
@@ -246,7 +312,10 @@ def test_claim(tmp_path, capsys):
     assert report["seeds"] == [0, 1, 2]
     assert report["sparse"]["zero_fraction"] >= 0.9
     assert report["sparse"]["accuracy"] >= report["dense"]["accuracy"] - 0.01
-    for model in ("dense", "sparse"):
+    assert report["compacted"]["accuracy"] >= report["dense"]["accuracy"] - 0.01
+    assert report["compacted"]["bytes"] <= report["dense"]["bytes"] / 2
+    assert report["compacted"]["ms_per_batch"] < report["dense"]["ms_per_batch"]
+    for model in MODELS:
         for key, mean in report[model].items():
             of_seeds = [figures[key] for figures in report["per_seed"][model]]
             assert mean == pytest.approx(sum(of_seeds) / 3)

@@ -1,4 +1,4 @@
-"""The two pictures that the demo leaves."""
+"""The pictures that the demo leaves."""
 
 from __future__ import annotations
 
@@ -16,11 +16,27 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from torch import nn
 
+from torchcalc.cli.demo.costs import BATCH
 from torchcalc.cli.demo.digits import SIDE
-from torchcalc.cli.demo.training import Run
+from torchcalc.cli.demo.training import Figures, Run
 
-_COLORS = {"dense": "#4477aa", "sparse": "#cc4433"}
-_LABELS = {"dense": "dense (torch.nn, torch.optim)", "sparse": "sparse (torchcalc, L1)"}
+NAMES = {
+    "dense": "dense",
+    "sparse": "L1",
+    "group_sparse": "group-sparse",
+    "compacted": "compacted",
+}
+_COLORS = {
+    "dense": "#4477aa",
+    "sparse": "#cc4433",
+    "group_sparse": "#ddaa33",
+    "compacted": "#228833",
+}
+_LABELS = {
+    "dense": "dense (torch.nn, torch.optim)",
+    "sparse": "L1 (torchcalc)",
+    "group_sparse": "group-sparse (torchcalc, GroupL2)",
+}
 _ROWS, _COLUMNS = 6, 8  # of units in weights.png, for each model
 _COLORMAP = colormaps["coolwarm"].with_extremes(bad="white")  # grey at 0: white is for exact zeros
 _INK = "#333333"
@@ -52,20 +68,24 @@ def _curves(
 ) -> None:
     """``models``: [seeds, steps] for each model; the axis goes from ``low`` to 1."""
     ends = {name: float(curves[:, -1].mean()) for name, curves in models.items()}
-    crowded = max(ends.values()) - min(ends.values()) < 0.06 * (1 - low)
+    heights: dict[str, float] = {}
+    for name in sorted(ends, key=lambda name: ends[name]):  # no number on another
+        lowest = max(heights.values(), default=-1.0) + 0.06 * (1 - low)
+        heights[name] = max(ends[name], lowest)
     for name, curves in models.items():
         mean, color = curves.mean(axis=0), _COLORS[name]
         ax.plot(steps, mean, color=color, linewidth=2, label=_LABELS[name])
         ax.fill_between(steps, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.2, lw=0)
         ax.annotate(
             f"{ends[name]:.1%}",
-            (steps[-1], ends[name]),
+            (steps[-1], heights[name]),
             xytext=(8, 0),
             textcoords="offset points",
             color=color,
             fontsize=13,
             fontweight="bold",
-            va=("bottom" if ends[name] == max(ends.values()) else "top") if crowded else "center",
+            va="center",
+            annotation_clip=False,
         )
     ax.set_title(title, fontsize=15, loc="left", color=_INK, pad=12)
     ax.set_xlabel("training step", fontsize=12, color=_INK)
@@ -77,8 +97,35 @@ def _curves(
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
+def compacted(means: Mapping[str, Figures], path: Path) -> None:
+    """Accuracy, size and inference time of each model, as bars."""
+    figure = Figure(figsize=(12, 3.6), dpi=150, layout="constrained")
+    names = list(means)
+    for ax, (title, key, text) in zip(
+        figure.subplots(1, 3, sharey=True),
+        (
+            ("test accuracy", "accuracy", "{:.1%}"),
+            ("parameters", "parameters", "{:,.0f}"),
+            (f"inference (ms per {BATCH} digits)", "ms_per_batch", "{:.2f}"),
+        ),
+        strict=True,
+    ):
+        values = [means[name][key] for name in names]
+        bars = ax.barh(
+            [NAMES[name] for name in names], values, color=[_COLORS[name] for name in names]
+        )
+        ax.bar_label(bars, [text.format(v) for v in values], padding=4, fontsize=12, color=_INK)
+        ax.set_title(title, fontsize=14, loc="left", color=_INK, pad=10)
+        ax.set_xlim(0, 1.25 * max(values))
+        ax.set_xticks([])
+        ax.tick_params(labelsize=13, colors=_INK, length=0)
+        ax.spines[:].set_visible(False)
+    figure.axes[0].invert_yaxis()
+    figure.savefig(path)
+
+
 def weights(dense: nn.Module, sparse: nn.Module, path: Path) -> None:
-    """The first layer's rows as pictures: those of largest norm in the sparse model, in both."""
+    """The first layer's rows as pictures: those of largest norm in the L1 model, in both."""
     first = {"dense": _first_weight(dense), "sparse": _first_weight(sparse)}
     norms = np.linalg.norm(first["sparse"], axis=1)
     chosen = np.argsort(-norms, kind="stable")[: _ROWS * _COLUMNS]
@@ -94,7 +141,7 @@ def weights(dense: nn.Module, sparse: nn.Module, path: Path) -> None:
             f"first layer: {(weight == 0).mean():.0%} exact zeros, "
             f"{dead} of {len(weight)} units dead"
         )
-        figure.text(left, 0.935, name, fontsize=17, fontweight="bold", color=_COLORS[name])
+        figure.text(left, 0.935, NAMES[name], fontsize=17, fontweight="bold", color=_COLORS[name])
         figure.text(left, 0.885, title, fontsize=13, color=_INK)
         # The strongest hundredth would leave all others pale. (What diverged has no size.)
         sizes = np.nan_to_num(np.abs(weight[chosen]), posinf=0.0)
@@ -115,7 +162,7 @@ def weights(dense: nn.Module, sparse: nn.Module, path: Path) -> None:
         bar.ax.tick_params(labelsize=10, colors=_INK, length=0)
     caption = (
         f"What hidden units multiply the {SIDE} x {SIDE} pixels by: the {len(chosen)} units of "
-        "largest norm in the sparse model, the same ones in both.\n"
+        "largest norm in the L1 model, the same ones in both.\n"
         "White: exactly zero (close to zero is grey). Dead: a unit with nothing but exact zeros."
     )
     figure.text(0.02, 0.03, caption, fontsize=11, color=_INK, linespacing=1.5)

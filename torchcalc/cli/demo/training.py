@@ -57,12 +57,12 @@ def train(
     milliseconds = []
     for step, batch in enumerate(batches, 1):
         x, y = train_set.x[batch], train_set.y[batch]
-        _synchronize(x.device)
+        synchronize(x.device)
         start = time.perf_counter()
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        _synchronize(x.device)
+        synchronize(x.device)
         milliseconds.append(1e3 * (time.perf_counter() - start))
         if step % pause == 0 or step == len(batches):
             advance(step - run.steps[-1])
@@ -73,7 +73,7 @@ def train(
     return run
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
