@@ -31,5 +31,6 @@ def bars(
     )  # fmt: skip
     ax.tick_params(labelsize=9, colors=_INK, length=0)
     ax.grid(axis="x", alpha=0.25)
+    ax.set_axisbelow(True)
     ax.spines[:].set_visible(False)
     figure.savefig(path)

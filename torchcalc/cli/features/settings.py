@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-DATA = ("breast_cancer", "wine", "digits")
+DATA = ("breast_cancer", "wine")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from torch import Tensor
 _LOADERS = {
     "breast_cancer": datasets.load_breast_cancer,
     "wine": datasets.load_wine,
-    "digits": datasets.load_digits,
 }
 
 
