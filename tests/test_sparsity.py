@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -362,3 +364,12 @@ def test_semi_structured_says_why_not():
 def test_models_only(f):
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got Tensor"):
         f(torch.ones(3))
+
+
+def test_it_is_found_without_its_import():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "import torchcalc; torchcalc.sparsity.report"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -16,8 +16,8 @@ __all__ = ["__version__", "functional", "fuse", "nn", "optim", "prox", "unfuse"]
 
 def __getattr__(name: str) -> Any:
     # What takes long to import, for those who use it.
-    if name == "distributed":
-        return importlib.import_module("torchcalc.distributed")
+    if name in ("distributed", "sparsity"):
+        return importlib.import_module(f"torchcalc.{name}")
     if name in ("fuse", "unfuse"):
         return getattr(importlib.import_module("torchcalc.fusion"), name)
     raise AttributeError(f"module 'torchcalc' has no attribute {name!r}")
