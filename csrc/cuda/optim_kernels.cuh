@@ -232,7 +232,7 @@ void optim_step(const std::vector<OptimTensor<T>>& tensors, const std::vector<Gr
       launch(kernel, batch.first_block[batch.count], kThreads, stream, batch, options,
              made ? made + begin : nullptr);
     };
-    if constexpr (!std::is_same_v<T, Op>) {  // states that few ask for: one kernel, for any penalty
+    if constexpr (!std::is_same_v<T, Op> && Rule::kStates > 0) {  // few ask for it: one kernel
       if (batch.tensors[0].wide) return run(optim_kernel<T, Op, Rule, false, Options>);
     }
     dispatch_bool(options.penalty.is_norm(),
