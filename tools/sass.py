@@ -156,7 +156,7 @@ softsign + dropout, gradients        act_bias_grad_kernel<false, T, float>  2 1 
 soft_threshold                       prox_kernel<T, float>                  1 1  0 0 1   31  28
 soft_threshold, gradient             prox_grad_kernel<T, float>             2 1  0 0 1   40  39
 SGD, momentum  optim_kernel<T, T, SgdRule<float, true>, true, SgdOptions>    3 2  0 0 0   19  17
-AdamW  optim_kernel<T, T, AdamRule<float, false>, true, AdamOptions>  4 3  0 0 1   52  48
+AdamW  optim_kernel<T, T, AdamRule<float, false>, true, AdamOptions>  4 3  0 0 1   50  48
 """
 
 

@@ -29,7 +29,7 @@ TC_SIMD void update(const Rule& shared, const Prox& shared_prox, Op* __restrict 
   const auto prox = shared_prox;
   for (int64_t i = 0; i < n; ++i) {
     Op kept[] = {state[i]..., Op()};
-    const auto updated = rule(param[i], grad[i], kept);
+    const auto updated = rule(param[i], rule.gradient(param[i], grad[i]), kept);
     param[i] = prox(updated.v, Own::value ? updated.step : rule.one_step);
     if constexpr (Stored::value) steps[i] = updated.step;
     size_t k = 0;

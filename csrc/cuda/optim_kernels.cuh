@@ -110,9 +110,10 @@ struct StepMade {
   bool by_coordinate;
 };
 
-// S is the type of states: T or, of half types, its op-math type.
+// S is the type of states: T or, of half types, its op-math type. Other penalties than norms, and
+// doubles, get the registers that they need: else nvcc keeps some of it in memory.
 template <class T, class S, class Rule, bool kNorm, class Options>
-__global__ void __launch_bounds__(kThreads, sizeof(T) > 4 ? 1 : 0)
+__global__ void __launch_bounds__(kThreads, kNorm && sizeof(T) <= 4 ? 0 : 1)
     optim_kernel(const __grid_constant__ OptimBatch<T> batch,
                  const __grid_constant__ Options options, StepMade<opmath_t<T>>* made) {
   using Op = opmath_t<T>;
@@ -137,6 +138,14 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) > 4 ? 1 : 0)
     unpack(grad, fetched_grad);
     TC_UNROLL
     for (int s = 0; s < kStates; ++s) unpack(states[s], fetched[s]);
+    // A branch of all threads, not a selection for each element.
+    if (rule.gradient.weight_decay == Op(0)) {
+      TC_UNROLL
+      for (int j = 0; j < kOctet; ++j) grad[j] *= rule.gradient.sign;
+    } else {
+      TC_UNROLL
+      for (int j = 0; j < kOctet; ++j) grad[j] = rule.gradient(param[j], grad[j]);
+    }
     TC_UNROLL
     for (int j = 0; j < kOctet; ++j) {
       Op kept[kStates + 1];

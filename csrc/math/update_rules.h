@@ -10,7 +10,8 @@
 // A rule knows nothing of penalties, and a penalty nothing of rules. Each rule has
 //   kStates, how many numbers it keeps of a coordinate: state[0], state[1], ...;
 //   one_step, the step of all coordinates where theirs are not wanted;
-//   rule(w, g, state), the update, which writes the states;
+//   gradient, of what is minimised;
+//   rule(w, g, state), the update with that gradient g, which writes the states;
 //   rule.metric(), which makes the coordinate's step again from what was written, where a penalty
 //   by groups may need it.
 namespace torchcalc::math {
@@ -73,7 +74,6 @@ struct SgdRule {
   // g += weight_decay w;  v = w - lr g. With momentum b = momentum b + (1 - dampening) g;
   // v = w - lr (g + momentum b) with Nesterov, else w - lr b.
   TC_HD Updated<T> operator()(T w, T g, T* state) const {
-    g = gradient(w, g);
     if constexpr (kMomentum) {
       const T b = state[0] = keep * state[0] + gain * g;
       g = nesterov ? g + momentum * b : b;
@@ -118,7 +118,6 @@ struct AdamRule {
   // both v and the step.
   TC_HD Updated<T> operator()(T w, T g, T* state) const {
     T &m = state[0], &n = state[1];
-    g = gradient(w, g);
     m += gain1 * (g - m);
     n = beta2 * n + gain2 * g * g;
     if constexpr (kAmsgrad) {
@@ -146,7 +145,6 @@ struct AdagradRule {
 
   // g += weight_decay w;  n += g^2;  d = sqrt(n) + eps;  v = w - lr g / d.
   TC_HD Updated<T> operator()(T w, T g, T* state) const {
-    g = gradient(w, g);
     state[0] += g * g;
     const T inverse = inverse_root(state[0], T(1), eps);
     return {w - one_step * g * inverse, step_of(one_step, inverse, state[0] == T(0))};
@@ -168,7 +166,6 @@ struct RmspropRule {
   // sqrt(n - mean^2) + eps with mean += (1 - alpha) (g - mean);  v = w - lr g / d, with momentum
   // b = momentum b + g / d;  v = w - lr b.
   TC_HD Updated<T> operator()(T w, T g, T* state) const {
-    g = gradient(w, g);
     state[0] = alpha * state[0] + gain * g * g;
     if constexpr (kCentered) state[kMean] += gain * (g - state[kMean]);
     const T mean = kCentered ? state[kMean] : T(0);
@@ -197,7 +194,6 @@ struct FtrlRule {
   // z += g - (d' - d) w;  v = -z / d'.
   TC_HD Updated<T> operator()(T w, T g, T* state) const {
     T &z = state[0], &n = state[1];
-    g = gradient(w, g);
     const T before = raised(n);
     n += g * g;
     z += g - ((raised(n) - before) * inverse_lr + (beta + before) * drift) * w;
