@@ -12,6 +12,8 @@ from torch.testing._internal import common_optimizers as theirs
 from torchcalc import optim
 from torchcalc.prox import L1, TV1D, GroupL2
 
+pytestmark = pytest.mark.no_kernels  # each rule's: test_optim_kernels.py
+
 NAMES = ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop"]
 INFOS = {info.optim_cls.__name__: info for info in theirs.optim_db}
 # What torch accepts and torchcalc does not: configurations that would have another result.
