@@ -4,7 +4,8 @@
 the parameters, by lr * lam; in torchcalc's optimizers with a step for each coordinate, whose metric
 is the default one, that differs for each. The roof is an in-place pass over a tensor that reads and
 writes as many bytes as a step. SGD's step over many small parameters, which costs as much as its
-call, has one thread, as have all calls (bench_calls).
+call, has one thread, as have all calls (bench_calls). Where a neuron is dead, its gradients are 0 and
+averages of earlier ones become subnormal numbers, which torch's step keeps.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def tasks(config: Config) -> list[Task]:
                 partial(at, few, must=1.05, aim=1.0, dtype=torch.bfloat16),
             ),
         ]
+    made.append(Task("AdamW, dead neurons", partial(dead_row, config, few[0])))
     made.append(Task("AdamW, BERT-base", partial(row, config, "AdamW", bert, must=1.05, aim=1.0)))
     return made
 
@@ -128,6 +130,29 @@ def row(
         bound=bound,
         roof=Roof("in-place pass", 2 * traffic.nbytes, "GB/s"),
         one_thread=one_thread,
+    )
+
+
+def dead_row(config: Config, shape: tuple[int, ...]) -> Row:
+    """Without a penalty: its gradients are 0, and its averages are what 1000 steps make of them."""
+    kind = KINDS["AdamW"]
+    assert kind.theirs is not None
+
+    def dead(make: Make) -> Run:
+        params = _params(config, [shape])
+        optimizer = make(params)
+        optimizer.step()
+        params[0].grad.zero_()
+        optimizer.state[params[0]]["exp_avg"].fill_(1e-44)
+        return optimizer.step
+
+    return config.compare(
+        "AdamW, gradients that became 0",
+        sizes([shape]),
+        "float32",
+        {kind.fused: dead(kind.theirs), SUBJECT: dead(kind.ours)},
+        baseline=kind.fused,
+        bound=config.bound(0.5, 0.2),
     )
 
 

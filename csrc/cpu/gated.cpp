@@ -75,18 +75,17 @@ template <class F>
 void for_each_tile(int64_t rows, int64_t cols, const math::MaskArgs& mask_args, F f) {
   const int64_t across = ceil_div(cols, kSegment), step = std::max<int64_t>(1, kSegment / cols);
   const int64_t grain = ceil_div(kGrain, kRowsPerChunk * std::min(cols, kSegment));
-  torch::stable::parallel_for(
-      0, row_chunks(rows) * across, grain, [&](int64_t first, int64_t last) {
-        Mask mask(mask_args);
-        for (int64_t task = first; task < last; ++task) {
-          const int64_t col = task % across * kSegment, n = std::min(kSegment, cols - col);
-          const int64_t begin = task / across * kRowsPerChunk;
-          const int64_t end = std::min(begin + kRowsPerChunk, rows);
-          for (int64_t row = begin; row < end; row += step) {
-            f(mask, Tile{row, std::min(step, end - row), col, n});
-          }
-        }
-      });
+  parallel_for(0, row_chunks(rows) * across, grain, [&](int64_t first, int64_t last) {
+    Mask mask(mask_args);
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t col = task % across * kSegment, n = std::min(kSegment, cols - col);
+      const int64_t begin = task / across * kRowsPerChunk;
+      const int64_t end = std::min(begin + kRowsPerChunk, rows);
+      for (int64_t row = begin; row < end; row += step) {
+        f(mask, Tile{row, std::min(step, end - row), col, n});
+      }
+    }
+  });
 }
 
 }  // namespace

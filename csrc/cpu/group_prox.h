@@ -111,12 +111,11 @@ class Group {
     };
     if (n_ <= kGrain) return chunk(0);
     std::vector<Total> parts(static_cast<size_t>(ceil_div(n_, kGrain)));
-    torch::stable::parallel_for(0, static_cast<int64_t>(parts.size()), 1,
-                                [&](int64_t first, int64_t last) {
-                                  for (int64_t c = first; c < last; ++c) {
-                                    parts[static_cast<size_t>(c)] = chunk(c * kGrain);
-                                  }
-                                });
+    parallel_for(0, static_cast<int64_t>(parts.size()), 1, [&](int64_t first, int64_t last) {
+      for (int64_t c = first; c < last; ++c) {
+        parts[static_cast<size_t>(c)] = chunk(c * kGrain);
+      }
+    });
     Total total{};
     for (const Total& part : parts) join(total, part);
     return total;
@@ -279,15 +278,14 @@ void prox_groups(const math::Penalty& g, const GroupLayout& layout, T* w, const 
   const int64_t size = std::max<int64_t>(layout.size, 1);
   // Groups at a time: neighbours that are not in order share cache lines.
   const int64_t tile = layout.in_order() ? std::max<int64_t>(1, kSegment / size) : 16;
-  torch::stable::parallel_for(
-      0, ceil_div(layout.groups, tile), std::max<int64_t>(1, kGrain / (tile * size)),
-      [&](int64_t first, int64_t last) {
-        GroupScratch<opmath_t<T>> scratch;
-        for (int64_t k = first; k < last; ++k) {
-          const int64_t begin = k * tile, count = std::min(tile, layout.groups - begin);
-          prox_some_groups(g, layout, w, steps, step, begin, count, scratch, round);
-        }
-      });
+  parallel_for(0, ceil_div(layout.groups, tile), std::max<int64_t>(1, kGrain / (tile * size)),
+               [&](int64_t first, int64_t last) {
+                 GroupScratch<opmath_t<T>> scratch;
+                 for (int64_t k = first; k < last; ++k) {
+                   const int64_t begin = k * tile, count = std::min(tile, layout.groups - begin);
+                   prox_some_groups(g, layout, w, steps, step, begin, count, scratch, round);
+                 }
+               });
 }
 
 }  // namespace torchcalc::cpu

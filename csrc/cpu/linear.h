@@ -43,7 +43,7 @@ struct Linear {
   // sums = partial [chunks, cols] summed over chunks, in order.
   template <class T, class Op>
   static void sum_chunks(T* sums, const Op* partial, int64_t chunks, int64_t cols) {
-    torch::stable::parallel_for(0, ceil_div(cols, kSegment), 1, [&](int64_t first, int64_t last) {
+    parallel_for(0, ceil_div(cols, kSegment), 1, [&](int64_t first, int64_t last) {
       alignas(64) Op total[kSegment];
       for (int64_t s = first; s < last; ++s) {
         const int64_t col = s * kSegment, n = std::min(kSegment, cols - col);

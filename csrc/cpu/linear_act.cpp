@@ -116,14 +116,13 @@ void act_grad(const ActGradArgs<T, opmath_t<T>>& args) {
   // Tasks are chunks of rows by segments of columns, so that short and wide inputs split too.
   const int64_t columns = ceil_div(args.cols, kSegment);
   const int64_t grain = ceil_div(kGrain, kRowsPerChunk * std::min(args.cols, kSegment));
-  torch::stable::parallel_for(
-      0, row_chunks(args.rows) * columns, grain, [&](int64_t first, int64_t last) {
-        Mask mask(args.mask);
-        for (int64_t task = first; task < last; ++task) {
-          const int64_t col = task % columns * kSegment;
-          act_grad_chunk(args, mask, task / columns, col, std::min(kSegment, args.cols - col));
-        }
-      });
+  parallel_for(0, row_chunks(args.rows) * columns, grain, [&](int64_t first, int64_t last) {
+    Mask mask(args.mask);
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t col = task % columns * kSegment;
+      act_grad_chunk(args, mask, task / columns, col, std::min(kSegment, args.cols - col));
+    }
+  });
 }
 
 #define TC_INSTANTIATE(T)                                           \

@@ -121,7 +121,7 @@ void for_each_piece(const std::vector<OptimTensor<T>>& tensors, F f) {
   }
   const auto count = static_cast<int64_t>(pieces.size());
   const int64_t grain = total > 0 ? ceil_div(kGrain * count, total) : 1;
-  torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
+  parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
     GroupScratch<opmath_t<T>> scratch;
     for (int64_t p = first; p < last; ++p) {
       f(pieces[p].k, pieces[p].begin, pieces[p].end, scratch);
@@ -259,7 +259,7 @@ class Step {
     const GroupLayout& layout = layouts_[k];
     const int64_t size = layout.size;
     const int64_t block = std::max<int64_t>(1, kStage<T> / size), n = block * size;
-    torch::stable::parallel_for(
+    parallel_for(
         0, ceil_div(layout.groups, block), std::max<int64_t>(1, kGrain / n),
         [&](int64_t first, int64_t last) {
           Scratch<Op> scratch;
@@ -305,6 +305,8 @@ struct Cpu {
   static void step(const std::vector<OptimTensor<T>>& tensors,
                    const std::vector<GroupLayout>& layouts, const Options& options, const Kind&) {
     if (options.is_skipped()) return;
+    // Averages of gradients that have become 0 would end as subnormal numbers, and stay there.
+    const SubnormalMode flush(kFlush);
     Options now = options;
     now.refresh();
     Step<T, Rule>(tensors, layouts, now).run();

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cpu/segment.h"
+#include "cpu/subnormals.h"
 #include "ops/args.h"
 
 namespace torchcalc::cpu {
@@ -17,33 +18,43 @@ constexpr int64_t kGrain = 16 * kSegment;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// torch's, whose threads take subnormal numbers as the caller does: results are the same for any
+// number of threads.
+template <class F>
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
+  const ControlWord word = control_word();
+  torch::stable::parallel_for(begin, end, grain, [&](int64_t first, int64_t last) {
+    const SubnormalMode as_the_caller(word);
+    f(first, last);
+  });
+}
+
 // f(state, i, n) over segments [i, i + n) of [begin, end), in parallel; each thread makes its
 // state.
 template <class MakeState, class F>
 void for_each_segment(int64_t begin, int64_t end, MakeState make_state, F f) {
-  torch::stable::parallel_for(0, ceil_div(end - begin, kSegment), kGrain / kSegment,
-                              [&](int64_t first, int64_t last) {
-                                auto state = make_state();
-                                for (int64_t s = first; s < last; ++s) {
-                                  const int64_t i = begin + s * kSegment;
-                                  f(state, i, std::min(kSegment, end - i));
-                                }
-                              });
+  parallel_for(0, ceil_div(end - begin, kSegment), kGrain / kSegment,
+               [&](int64_t first, int64_t last) {
+                 auto state = make_state();
+                 for (int64_t s = first; s < last; ++s) {
+                   const int64_t i = begin + s * kSegment;
+                   f(state, i, std::min(kSegment, end - i));
+                 }
+               });
 }
 
 // The same over rows [begin, end) of a matrix, where no segment reaches into another row.
 template <class MakeState, class F>
 void for_each_row_segment(int64_t begin, int64_t end, int64_t cols, MakeState make_state, F f) {
   const int64_t across = ceil_div(cols, kSegment);
-  torch::stable::parallel_for(0, (end - begin) * across, ceil_div(kGrain, std::min(cols, kSegment)),
-                              [&](int64_t first, int64_t last) {
-                                auto state = make_state();
-                                for (int64_t s = first; s < last; ++s) {
-                                  const int64_t col = s % across * kSegment;
-                                  f(state, (begin + s / across) * cols + col,
-                                    std::min(kSegment, cols - col));
-                                }
-                              });
+  parallel_for(0, (end - begin) * across, ceil_div(kGrain, std::min(cols, kSegment)),
+               [&](int64_t first, int64_t last) {
+                 auto state = make_state();
+                 for (int64_t s = first; s < last; ++s) {
+                   const int64_t col = s % across * kSegment;
+                   f(state, (begin + s / across) * cols + col, std::min(kSegment, cols - col));
+                 }
+               });
 }
 
 // Where the bits of element i are: it is the first of a byte.

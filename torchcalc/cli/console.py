@@ -1,4 +1,4 @@
-"""What commands that train models share: how a CPU computes, a progress bar, how seeds are told."""
+"""What commands that train models share: one thread, a progress bar, how seeds are told."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 @contextmanager
-def plain_cpu() -> Iterator[None]:
-    """One thread, no subnormal numbers.
-
-    Matrices this small gain nothing from more threads, and so a CPU's results do not depend on it.
-    Weights in a group that is dying may become subnormal, which makes a product ten times slower.
-    """
+def one_thread() -> Iterator[None]:
+    """Matrices this small gain nothing from more, and so a CPU's results do not depend on it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
         torch.set_num_threads(threads)
 
 

@@ -49,9 +49,7 @@ figures (means over the seeds):
   training              median over all steps of forward + backward + optimizer, on one CPU thread
                         or on the GPU; without evaluation and without fetching the batch
   saved for backward    bytes that autograd keeps from forward to backward in one step: every saved
-                        tensor's storage once, the loss's included, parameters not
-On a CPU, subnormal numbers are 0 for all models (torch.set_flush_denormal): without it the weights
-of dying groups make the group-sparse model slower, by several times.""",
+                        tensor's storage once, the loss's included, parameters not""",
 )
 _FEATURES = (
     "find the inputs that a model needs, by name",

@@ -27,7 +27,7 @@ Means = dict[str, Figures]
 
 def run(settings: Settings) -> int:
     """The demo; the folder ``settings.out`` is there already."""
-    with console.plain_cpu():
+    with console.one_thread():
         runs, compacted, figures = _train_all(settings)
     out = settings.out
     means = {

@@ -30,7 +30,7 @@ class Input:
 def run(settings: Settings) -> int:
     """The folder ``settings.out`` is there already."""
     table = tables.load(settings.data)
-    with console.plain_cpu():
+    with console.one_thread():
         fits = _fit_all(settings, table)
     if settings.lam is not None:
         lam = settings.lam
