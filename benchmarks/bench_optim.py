@@ -4,8 +4,8 @@
 the parameters, by lr * lam; in torchcalc's optimizers with a step for each coordinate, whose metric
 is the default one, that differs for each. The roof is an in-place pass over a tensor that reads and
 writes as many bytes as a step. SGD's step over many small parameters, which costs as much as its
-call, has one thread, as have all calls (bench_calls). Where a neuron is dead, its gradients are 0 and
-averages of earlier ones become subnormal numbers, which torch's step keeps.
+call, has one thread, as have all calls (bench_calls). Where a neuron is dead, its gradients are 0,
+and averages of earlier ones become subnormal numbers, which torch's step keeps.
 """
 
 from __future__ import annotations

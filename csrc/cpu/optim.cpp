@@ -17,45 +17,57 @@ struct Unpenalized {
   }
 };
 
+// A step streams through up to five arrays, with arithmetic between that keeps a core from looking
+// far ahead by itself: with each block of elements it is told what comes kAhead bytes later, so
+// that these requests are spread over the arithmetic. An address need not exist.
+constexpr int64_t kBlock = 64;
+constexpr uintptr_t kAhead = 2048, kLine = 64;
+
+class Stream {
+ public:
+  template <class T>
+  explicit Stream(const T* data)
+      : at_(reinterpret_cast<uintptr_t>(data) + kAhead), bytes_(kBlock * sizeof(T)) {}
+
+  void prefetch_block() {
+    for (const uintptr_t end = at_ + bytes_; at_ < end; at_ += kLine) {
+      __builtin_prefetch(reinterpret_cast<const void*>(at_));
+    }
+  }
+
+ private:
+  uintptr_t at_, bytes_;
+};
+
 // An update rule as a stage: params become v, the plain update, or its prox at once. The steps are
 // the coordinates' own or one; those are stored if `steps` is not null. (Types: no branch in the
 // loop.)
-template <class Rule, class Prox, class Op, class Own, class Stored, class... State>
+template <class Rule, class Prox, class Op, class Own, class Stored, size_t kStreams,
+          class... State>
 TC_SIMD void update(const Rule& shared, const Prox& shared_prox, Op* __restrict param,
                     const Op* __restrict grad, Op* __restrict steps, int64_t n, Own, Stored,
-                    State* __restrict... state) {
+                    std::array<Stream, kStreams> streams, State* __restrict... state) {
   static_assert(sizeof...(State) == Rule::kStates);
   const auto rule = shared;
   const auto prox = shared_prox;
-  for (int64_t i = 0; i < n; ++i) {
-    Op kept[] = {state[i]..., Op()};
-    const auto updated = rule(param[i], rule.gradient(param[i], grad[i]), kept);
-    param[i] = prox(updated.v, Own::value ? updated.step : rule.one_step);
-    if constexpr (Stored::value) steps[i] = updated.step;
-    size_t k = 0;
-    ((state[i] = kept[k++]), ...);
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    for (Stream& stream : streams) stream.prefetch_block();
+    const int64_t end = std::min(begin + kBlock, n);
+    for (int64_t i = begin; i < end; ++i) {
+      Op kept[] = {state[i]..., Op()};
+      const auto updated = rule(param[i], rule.gradient(param[i], grad[i]), kept);
+      param[i] = prox(updated.v, Own::value ? updated.step : rule.one_step);
+      if constexpr (Stored::value) steps[i] = math::finite(updated.step);
+      size_t k = 0;
+      ((state[i] = kept[k++]), ...);
+    }
   }
 }
 
-// Elements of a stage: so few that a core is at work on several stages at a time, and what one
-// waits for is hidden behind the others.
-template <class T>
-constexpr int64_t kStage = sizeof(T) < 4 ? 128 : 64;
+// Elements of a stage: of a penalty that is a pass of its own, what the first cache keeps.
+constexpr int64_t kStage = 256;
 
-// A step streams through up to five arrays, with arithmetic between that keeps a core from looking
-// far ahead by itself: it is told what comes in some stages' time. An address need not exist.
-constexpr uintptr_t kAhead = 2048;
-
-template <class T>
-void prefetch_behind(const T* data, int64_t n) {
-  const auto begin = reinterpret_cast<uintptr_t>(data) + kAhead;
-  for (uintptr_t p = begin; p < begin + static_cast<uintptr_t>(n) * sizeof(T); p += 64) {
-    __builtin_prefetch(reinterpret_cast<const void*>(p));
-  }
-}
-
-// A stage of an array in op-math type: the array itself where that is its type, else a copy. The
-// last use of each array prefetches, so that these requests are spread over update and penalty.
+// A stage of an array in op-math type: the array itself where that is its type, else a copy.
 template <class T>
 class Segment {
  public:
@@ -68,19 +80,15 @@ class Segment {
     }
   }
 
-  const opmath_t<T>* read(const T* data, int64_t n) {
-    prefetch_behind(data, n);
-    return read(const_cast<T*>(data), n);
-  }
+  const opmath_t<T>* read(const T* data, int64_t n) { return read(const_cast<T*>(data), n); }
 
   void write(T* data, int64_t n) const {
-    prefetch_behind(data, n);
     if constexpr (!kInPlace) store(data, values_, n);
   }
 
  private:
   static constexpr bool kInPlace = std::is_same_v<T, opmath_t<T>>;
-  alignas(64) opmath_t<T> values_[kInPlace ? 1 : kStage<T>];
+  alignas(64) opmath_t<T> values_[kInPlace ? 1 : kStage];
 };
 
 // A stage of a state, of T or of its op-math type.
@@ -93,8 +101,12 @@ class StateSegment {
   }
 
   void write(void* data, bool wide, int64_t i, int64_t n) const {
-    if (wide) return prefetch_behind(static_cast<opmath_t<T>*>(data) + i, n);
-    narrow_.write(static_cast<T*>(data) + i, n);
+    if (!wide) narrow_.write(static_cast<T*>(data) + i, n);
+  }
+
+  static Stream stream(const void* data, bool wide, int64_t i) {
+    if (wide) return Stream(static_cast<const opmath_t<T>*>(data) + i);
+    return Stream(static_cast<const T*>(data) + i);
   }
 
  private:
@@ -176,11 +188,11 @@ class Step {
   void run() const {
     // Groups that no stage cuts are within it, and so is their prox.
     const auto is_uncut = [](const GroupLayout& layout) {
-      return layout.in_order() && kStage<T> % std::max<int64_t>(layout.size, 1) == 0;
+      return layout.in_order() && kStage % std::max<int64_t>(layout.size, 1) == 0;
     };
     if (std::all_of(layouts_.begin(), layouts_.end(), is_uncut)) {  // or there are none
       return for_each_piece(tensors_, [&](size_t k, int64_t begin, int64_t end, auto& scratch) {
-        alignas(64) Op steps[kStage<T>];
+        alignas(64) Op steps[kStage];
         const auto prox = [&](Op* v, int64_t n) {
           if (layouts_.empty()) return;
           prox_some_groups<Op>(at(k).penalty, layouts_[k], v, want_steps_ ? steps : nullptr,
@@ -205,15 +217,17 @@ class Step {
     const OptimTensor<T> t = tensors_[k];
     const Stages<Rule, Op> stages = at(k);
     const auto run = [&](const auto& round, const auto& prox, auto own, auto stored) {
-      for (int64_t i = begin; i < end; i += kStage<T>) {
-        const int64_t n = std::min(kStage<T>, end - i);
+      for (int64_t i = begin; i < end; i += kStage) {
+        const int64_t n = std::min(kStage, end - i);
         Segment<T> param, grad;
         std::array<StateSegment<T>, Rule::kStates> states;
         Op* const v = param.read(t.param + i, n);
         const Op* const g = grad.read(t.grad + i, n);
         Op* const steps = stored ? steps_of(i) : nullptr;
         [&]<size_t... I>(std::index_sequence<I...>) {
-          update(stages.rule, prox, v, g, steps, n, own, stored,
+          const std::array streams{Stream(t.param + i), Stream(t.grad + i),
+                                   StateSegment<T>::stream(t.state[I], t.wide, i)...};
+          update(stages.rule, prox, v, g, steps, n, own, stored, streams,
                  states[I].read(t.state[I], t.wide, i, n)...);
           (states[I].write(t.state[I], t.wide, i, n), ...);
         }(std::make_index_sequence<Rule::kStates>());
@@ -258,7 +272,7 @@ class Step {
   void run_groups(size_t k) const {
     const GroupLayout& layout = layouts_[k];
     const int64_t size = layout.size;
-    const int64_t block = std::max<int64_t>(1, kStage<T> / size), n = block * size;
+    const int64_t block = std::max<int64_t>(1, kStage / size), n = block * size;
     parallel_for(
         0, ceil_div(layout.groups, block), std::max<int64_t>(1, kGrain / n),
         [&](int64_t first, int64_t last) {

@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, kNorm && sizeof(T) <= 4 ? 0 : 1)
       for (int s = 0; s < kStates; ++s) kept[s] = states[s][j];
       const auto updated = rule(param[j], grad[j], kept);
       param[j] = updated.v;
-      steps[j] = by_coordinate ? updated.step : rule.one_step;
+      steps[j] = by_coordinate ? math::finite(updated.step) : rule.one_step;
       TC_UNROLL
       for (int s = 0; s < kStates; ++s) states[s][j] = kept[s];
     }

@@ -120,7 +120,7 @@ struct Within {
   }
 };
 
-// l1 |x|: S(v, s l1). Clipping the threshold bounds the pull.
+// l1 |x|, l1 > 0: S(v, s l1). Clipping the threshold bounds the pull, and s may be infinite.
 template <class T>
 struct SoftThreshold {
   T l1, bound;

@@ -18,7 +18,7 @@ namespace torchcalc::math {
 
 template <class T>
 struct Updated {
-  T v, step;
+  T v, step;  // the step may be infinite, which few penalties take
 };
 
 // The gradient of what is minimised: sign is -1 to maximize; with an l2 penalty in the loss.
@@ -32,11 +32,10 @@ struct Gradient {
   }
 };
 
-// torch.optim.SGD.
-// The step lr / d where d is large enough, given 1 / d; lr where no gradient was ever seen.
+// The step lr / d, given 1 / d; lr where no gradient was ever seen.
 template <class T>
 TC_HD T step_of(T lr, T inverse, bool unseen) {
-  return unseen ? lr : finite(lr * inverse);
+  return unseen ? lr : lr * inverse;
 }
 
 // 1 / d for d = scale sqrt(n) + eps.
@@ -59,10 +58,11 @@ struct Metric {
     if (squares < 0) return one_step;
     const T m = mean < 0 ? T(0) : state(mean), n = state(squares);
     const bool unseen = (n == T(0)) & (seen < 0 || state(seen) == T(0));
-    return step_of(one_step, inverse_root(n - m * m, scale, eps), unseen);
+    return finite(step_of(one_step, inverse_root(n - m * m, scale, eps), unseen));
   }
 };
 
+// torch.optim.SGD.
 template <class T, bool kMomentum>
 struct SgdRule {
   static constexpr int kStates = kMomentum;
