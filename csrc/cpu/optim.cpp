@@ -65,7 +65,7 @@ TC_SIMD void update(const Rule& shared, const Prox& shared_prox, Op* __restrict 
 }
 
 // Elements of a stage: of a penalty that is a pass of its own, what the first cache keeps.
-constexpr int64_t kStage = 256;
+constexpr int64_t kStage = 2 * kBlock;
 
 // A stage of an array in op-math type: the array itself where that is its type, else a copy.
 template <class T>
@@ -225,15 +225,19 @@ class Step {
         const Op* const g = grad.read(t.grad + i, n);
         Op* const steps = stored ? steps_of(i) : nullptr;
         [&]<size_t... I>(std::index_sequence<I...>) {
-          const std::array streams{Stream(t.param + i), Stream(t.grad + i),
+          const std::array streams{Stream(t.grad + i),
                                    StateSegment<T>::stream(t.state[I], t.wide, i)...};
           update(stages.rule, prox, v, g, steps, n, own, stored, streams,
                  states[I].read(t.state[I], t.wide, i, n)...);
           (states[I].write(t.state[I], t.wide, i, n), ...);
         }(std::make_index_sequence<Rule::kStates>());
+        // A penalty that is a pass of its own has room for requests, too.
+        Stream params(t.param + i);
+        params.prefetch_block();
         if constexpr (std::is_same_v<std::decay_t<decltype(prox)>, Unpenalized>) {
           stages.prox(v, steps, stages.rule.one_step, n);
         }
+        params.prefetch_block();
         groups(v, n);
         if constexpr (std::is_same_v<std::decay_t<decltype(round)>, RoundToNearest>) {
           param.write(t.param + i, n);
