@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _FAMILIES = (
-    "dropout", "linear_act", "activations", "shapes", "gated", "mlp", "vmap", "optim", "penalties",
-    "memory", "import",
+    "dropout", "linear_act", "activations", "shapes", "gated", "mlp", "vmap", "penalties", "memory",
+    "import",
 )  # fmt: skip
 MOST = 4  # rows of a family; where there are more, the worst stands for all of them
 
@@ -67,6 +67,22 @@ def calls_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) if rows else ""
 
 
+def optimizers_table(results: dict[str, Any]) -> str:
+    """A Markdown table of optimizers' steps, by what is stepped and in what dtype; each figure with
+    its bound. Empty where the results have none."""
+    rows = [row for row in results["rows"] if row["family"] == "optim" and row["must"] is not None]
+    columns = dict.fromkeys((row["sizes"], row["dtype"]) for row in rows)
+    cells: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for row in rows:
+        figure = f"**{_figure(row, 'torchcalc')}** of {row['must']:g}"
+        cells.setdefault((row["name"], row["baseline"]), {})[row["sizes"], row["dtype"]] = figure
+    lines = ["| step | compared with | " + " | ".join(map(", ".join, columns)) + " |"]
+    lines.append("|---" * (2 + len(columns)) + "|")
+    for named, figures in cells.items():
+        lines.append("| " + " | ".join([*named, *(figures.get(c, "") for c in columns)]) + " |")
+    return "\n".join(lines) if rows else ""
+
+
 def models_table(results: dict[str, Any]) -> str:
     """A Markdown table of whole models; empty where the results have none."""
     rows = {row["name"]: {} for row in results["rows"] if row["family"] == "models"}
@@ -116,4 +132,10 @@ def _figure(row: dict[str, Any], contender: str) -> str:
 
 if __name__ == "__main__":
     recorded = json.loads(Path(sys.argv[1]).read_text())
-    print(table(recorded), calls_table(recorded), models_table(recorded), sep="\n\n")
+    print(
+        table(recorded),
+        optimizers_table(recorded),
+        calls_table(recorded),
+        models_table(recorded),
+        sep="\n\n",
+    )

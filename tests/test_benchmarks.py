@@ -370,6 +370,20 @@ def test_readme_calls_table():
     ]
 
 
+def test_readme_optimizers_table():
+    rows = [
+        ROW.to_json() | {"family": "optim", "name": name, "sizes": size, "baseline": baseline}
+        for name, size, baseline in (("A", "8", "own"), ("A", "8", "fused"), ("A", "9", "fused"))
+    ]
+    assert readme.optimizers_table({"rows": []}) == ""
+    assert readme.optimizers_table({"rows": rows}).splitlines() == [
+        "| step | compared with | 8, float32 | 9, float32 |",
+        "|---|---|---|---|",
+        "| A | own | **2** of 2 |  |",
+        "| A | fused | **2** of 2 | **2** of 2 |",
+    ]
+
+
 def test_tasks_that_share_a_process():
     tasks = [Task(name, int, alone=name in "abd") for name in "abCCdE"]
     assert ["".join(t.name for t in batch) for batch in batches(tasks)] == [
@@ -387,3 +401,5 @@ def test_readme_shows_the_recorded_results():
     text = (ROOT / "README.md").read_text()
     assert readme.table(results) in text
     assert readme.calls_table(results) in text
+    assert readme.optimizers_table(results) in text
+    assert readme.models_table(results) in text
